@@ -1,0 +1,1 @@
+"""From raw interactions to histories of ids, prepared datasets and training batches."""

@@ -1,0 +1,1 @@
+"""Scores to ranks, ranks to metrics, and the baselines to beat."""

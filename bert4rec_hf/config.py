@@ -1,0 +1,216 @@
+"""The sections of an experiment, and how YAML and command line become dataclasses, strictly."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+
+Section = TypeVar("Section")
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@strict
+@dataclass(kw_only=True)
+class DataConfig:
+    """Which prepared dataset to learn from, and what the model is shown of it."""
+
+    dataset: str
+    """Folder that scripts/prepare_data.py wrote."""
+
+    mask_ratio: float | int = 0.2
+    """Expected share of masked items in a view."""
+
+    last_item_ratio: float | int = 0.1
+    """Share of views in which just the last item is masked, as at test time."""
+
+    random_window_ratio: float | int = 0.0
+    """Share of views that end at a random item of the history, not at its newest."""
+
+    num_workers: int = 0
+    """Loader processes; the batches do not depend on their number."""
+
+
+@strict
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """How long, how fast and from which seed to train."""
+
+    learning_rate: float | int
+    """Peak rate, reached at the end of the warmup."""
+
+    batch_size: int = 128
+    """Histories per device and forward pass."""
+
+    gradient_accumulation_steps: int = 1
+    max_steps: int = 10_000
+    """Optimizer steps, not batches."""
+
+    warmup_ratio: float | int = 0.1
+    """Share of max_steps spent on the linear warmup."""
+
+    schedule: str = "linear"
+    """What the rate does after the warmup: `linear` or `cosine` to zero, or `constant`."""
+
+    weight_decay: float | int = 0.01
+    """For matrices and embeddings; never for norms and biases."""
+
+    max_grad_norm: float | int = 5.0
+    seed: int = 0
+    logging_steps: int = 50
+    evaluation_steps: int = 500
+    """Steps between two looks at the validation split."""
+
+    metric: str = "ndcg@10"
+    """The validation metric that chooses the best model; higher is better."""
+
+    patience: int = 10
+    """Looks without a better metric after which training stops."""
+
+    checkpoint_steps: int = 500
+    """Steps between two checkpoints to resume from."""
+
+    keep_checkpoints: int = 2
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Names that accelerate knows: tensorboard, wandb, trackio, ..."""
+
+    def validate_counts(self) -> None:
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "max_steps",
+            "logging_steps",
+            "evaluation_steps",
+            "patience",
+            "checkpoint_steps",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def validate_learning_rate(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+
+    def validate_warmup_ratio(self) -> None:
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+
+    def validate_schedule(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            )
+
+
+@strict
+@dataclass(kw_only=True)
+class CardConfig:
+    """What the model card says that no run can measure."""
+
+    dataset_name: str
+    dataset_license: str
+    published: list[dict[str, str | float]] = field(default_factory=list)
+    """Numbers of others under the same protocol: `model`, `hit_rate@10`, `ndcg@10`, `source`."""
+
+
+def read_yaml(path: Path) -> dict[str, dict[str, Any]]:
+    """Read an experiment file as plain sections of settings.
+
+    Raises:
+        ValueError: The file is missing, is not YAML, or is not sections of settings.
+    """
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
+        raise ValueError(
+            f"{path} must hold sections of settings, such as 'training:' with lines under it"
+        )
+    return sections
+
+
+def override(sections: dict[str, dict[str, Any]], arguments: Sequence[str]) -> None:
+    """Put `--section.setting value` pairs of a command line over the file's settings, in place.
+
+    >>> sections = {"training": {"max_steps": 10}}
+    >>> override(sections, ["--training.max_steps", "20", "--training.learning_rate=1e-3"])
+    >>> sections
+    {'training': {'max_steps': 20, 'learning_rate': '1e-3'}}
+
+    Raises:
+        ValueError: An argument is not of that form.
+    """
+    pairs = iter(arguments)
+    for argument in pairs:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        section, dot, setting = name.partition(".")
+        if not argument.startswith("--") or not dot:
+            raise ValueError(f"{argument!r} is not a setting; write --section.setting value")
+        if not equals and (value := next(pairs, None)) is None:
+            raise ValueError(f"{argument} has no value; write --section.setting value")
+        sections.setdefault(section, {})[setting] = yaml.safe_load(value)
+
+
+def unknown_name(name: str, owner: str, known: Sequence[str]) -> str:
+    """Say that a name is not known, and which one was likely meant."""
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+    return f"{name} is not a setting of {owner}; {hint}"
+
+
+def build_section(
+    kind: type[Section], settings: dict[str, Any], name: str, **given: Any
+) -> Section:
+    """Make a section's dataclass from plain settings; nothing unknown, missing or mistyped passes.
+
+    Args:
+        kind: Dataclass of the section; only fields that it declares itself are settings.
+        settings: As read from the file and the command line.
+        name: Of the section, for messages.
+        given: Fields that are not settings but follow from elsewhere.
+
+    Raises:
+        ValueError: A setting is unknown, missing, of the wrong type or outside its range.
+    """
+    hints = {key: hint for key, hint in typing.get_type_hints(kind).items() if key in _own(kind)}
+    known = [key for key in hints if key not in given]
+    for key in settings:
+        if key not in known:
+            raise ValueError(unknown_name(f"{name}.{key}", kind.__name__, known))
+    for required in dataclasses.fields(kind):
+        has_default = (required.default, required.default_factory) != (dataclasses.MISSING,) * 2
+        if required.name in known and required.name not in settings and not has_default:
+            raise ValueError(f"{name}.{required.name} is missing and has no default; add it")
+    values = {key: _number(value, hints[key]) for key, value in settings.items()}
+    try:
+        return kind(**values, **given)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error.__cause__ or error}") from error
+
+
+def _own(kind: type) -> set[str]:
+    """Names of the fields that a dataclass declares itself."""
+    return {key for key in vars(kind).get("__annotations__", {}) if not key.startswith("_")}
+
+
+def _number(value: Any, hint: Any) -> Any:
+    """Read text as a number where the field is one, as YAML takes 1e-3 for text."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, str) and float in kinds:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,111 @@
+"""What a BERT4Rec is made of."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+NUM_SPECIAL_IDS = 2
+"""Padding (0) and mask (1); the ids from here on are items."""
+
+POSITION_ORIGINS = ("oldest", "newest")
+
+
+@strict
+class BERT4RecConfig(PreTrainedConfig):
+    """Shape and switches of a BERT4Rec (Sun et al., 2019, https://arxiv.org/abs/1904.06690).
+
+    The defaults are the paper's network. Three switches lead to the modern one: `norm_first=True`,
+    `position_origin="newest"`, and `output_transform=False` with `output_bias=False`.
+
+    >>> BERT4RecConfig(vocab_size=12).num_items
+    10
+    """
+
+    model_type = "bert4rec"
+
+    vocab_size: int = 1_002
+    """Items of the catalog plus padding and mask; `resize_token_embeddings` assigns to it."""
+
+    hidden_size: int = 64
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 256
+    hidden_act: str = "gelu"
+
+    max_history_length: int = 50
+    """Positions of one input: the newest items of a history and the mask behind them."""
+
+    position_origin: str = "oldest"
+    """Where positions are counted from: the oldest item of the input, or the newest."""
+
+    norm_first: bool = False
+    """Normalize before attention and feed-forward network (and at the end), not after them."""
+
+    output_transform: bool = True
+    """Put a dense layer, the activation and a norm between the encoder and the scores."""
+
+    output_bias: bool = True
+    """Give each item a score of its own, whatever the history."""
+
+    tie_word_embeddings: bool = True
+    """Score items by the same table that embeds them."""
+
+    objective: str = "full_softmax"
+    """What training minimizes: a name of OBJECTIVES in objectives.py."""
+
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    mask_token_id: int = 1
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalog."""
+        return self.vocab_size - NUM_SPECIAL_IDS
+
+    def validate_vocab_size(self) -> None:
+        if self.vocab_size <= NUM_SPECIAL_IDS:
+            raise ValueError(
+                f"vocab_size must exceed {NUM_SPECIAL_IDS} (padding, mask and at least one item), "
+                f"got {self.vocab_size}"
+            )
+
+    def validate_heads(self) -> None:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, "
+                f"got {self.hidden_size} and {self.num_attention_heads}"
+            )
+
+    def validate_max_history_length(self) -> None:
+        if self.max_history_length < 2:
+            raise ValueError(
+                "max_history_length must hold at least an item and the mask behind it, "
+                f"got {self.max_history_length}"
+            )
+
+    def validate_position_origin(self) -> None:
+        if self.position_origin not in POSITION_ORIGINS:
+            raise ValueError(
+                f"position_origin must be one of {', '.join(POSITION_ORIGINS)}, "
+                f"got {self.position_origin!r}"
+            )
+
+    def validate_dropout(self) -> None:
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def validate_special_ids(self) -> None:
+        if (self.pad_token_id, self.mask_token_id) != (0, 1):
+            raise ValueError(
+                "pad_token_id and mask_token_id are 0 and 1 in every BERT4Rec vocabulary, "
+                f"got {self.pad_token_id} and {self.mask_token_id}"
+            )
+
+
+BERT4RecConfig.register_for_auto_class()
+AutoConfig.register(BERT4RecConfig.model_type, BERT4RecConfig, exist_ok=True)

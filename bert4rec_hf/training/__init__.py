@@ -1,0 +1,1 @@
+"""One loop for every model, its optimizer and its checkpoints."""

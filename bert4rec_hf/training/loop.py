@@ -1,0 +1,179 @@
+"""One loop: from scratch or fine-tuning, on one device or many."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from bert4rec_hf.config import TrainingConfig
+from bert4rec_hf.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from bert4rec_hf.training.optimizer import build_optimizer, learning_rate
+
+Metrics = dict[str, float]
+
+
+class TrainingRun:
+    """A model on its way from its first step to its best, on whatever accelerate was launched with.
+
+    Args:
+        model: Any module whose forward takes a batch and returns an output with a `loss`.
+        config: How long, how fast, how often to look.
+        accelerator: Made with the config's accumulation steps and trackers.
+        folder: Where checkpoints go.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, folder: Path
+    ):
+        self.config = config
+        self.accelerator = accelerator
+        self.folder = folder
+        self.state = TrainingState()
+        # The schedule is a function of the step and is not prepared: a prepared one would advance
+        # once per process at every step.
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+
+    @property
+    def unwrapped(self) -> nn.Module:
+        """The model without what DDP and torch.compile put around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a folder of `find_checkpoints`."""
+        self.state = load_checkpoint(checkpoint, self.unwrapped, self.optimizer, self.accelerator)
+
+    def train(
+        self,
+        loader: DataLoader,
+        evaluate: Callable[[nn.Module], Metrics],
+        keep_best: Callable[[nn.Module], None],
+    ) -> TrainingState:
+        """Step, look and checkpoint until the steps or the patience are used up.
+
+        Args:
+            loader: The batches that are still to come.
+            evaluate: Validation metrics of the unwrapped model, the same on every process.
+            keep_best: Called with the unwrapped model whenever it is the best so far.
+        """
+        config, state = self.config, self.state
+        progress = tqdm(
+            total=config.max_steps,
+            initial=state.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+        pace = _Pace(state)
+        self.model.train()
+        for batch in self.accelerator.prepare(loader):
+            pace.add(self._forward_backward(batch), len(batch["input_ids"]))
+            if not self.accelerator.sync_gradients:
+                continue
+            state.step += 1
+            progress.update()
+            pace.stop()
+            if self._is_due(config.logging_steps):
+                self._log(pace, progress)
+            if self._is_due(config.evaluation_steps):
+                self._look(evaluate(self.unwrapped), keep_best)
+                self.model.train()
+            is_over = state.looks_since_best >= config.patience
+            if is_over or self._is_due(config.checkpoint_steps):
+                self._save_checkpoint()
+            if is_over:
+                break
+            pace.start()
+        progress.close()
+        return state
+
+    def _forward_backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Learn from one batch; step where accumulation is complete. Returns the loss."""
+        with self.accelerator.accumulate(self.model):
+            loss = self.model(**batch).loss
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.state.step, self.config)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss.detach()
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.config.max_steps
+
+    def _log(self, pace: "_Pace", progress: tqdm) -> None:
+        """Send loss and throughput since the last call to progress bar and trackers."""
+        loss = self.accelerator.reduce(torch.stack(pace.losses).mean(), "mean").item()
+        histories = pace.histories * self.accelerator.num_processes
+        histories_per_second = histories / pace.seconds
+        self.state.histories += histories
+        pace.reset()
+        progress.set_postfix(
+            loss=f"{loss:.4f}",
+            histories_per_s=f"{histories_per_second:.0f}",
+            best=f"{self.state.best_metric:.4f}",
+        )
+        self.accelerator.log(
+            {
+                "train/loss": loss,
+                "train/histories_per_second": histories_per_second,
+                "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            },
+            step=self.state.step,
+        )
+
+    def _look(self, metrics: Metrics, keep_best: Callable[[nn.Module], None]) -> None:
+        """Judge the model by its validation metrics and keep it if it is the best so far."""
+        state = self.state
+        self.accelerator.log(
+            {f"validation/{name}": value for name, value in metrics.items()}, step=state.step
+        )
+        metric = metrics[self.config.metric]
+        state.looks.append({"step": state.step, **metrics})
+        state.looks_since_best += 1
+        if metric > state.best_metric:
+            state.best_metric, state.best_step, state.looks_since_best = metric, state.step, 0
+            keep_best(self.unwrapped)
+
+    def _save_checkpoint(self) -> None:
+        save_checkpoint(
+            self.folder,
+            self.unwrapped,
+            self.optimizer,
+            self.state,
+            self.accelerator,
+            self.config.keep_checkpoints,
+        )
+
+
+class _Pace:
+    """Losses, histories and stepping time since the last log."""
+
+    def __init__(self, state: TrainingState):
+        self.state = state
+        self.started = time.perf_counter()
+        self.reset()
+
+    def reset(self) -> None:
+        self.losses: list[Tensor] = []
+        self.histories = 0
+        self.seconds = 0.0
+
+    def add(self, loss: Tensor, histories: int) -> None:
+        self.losses.append(loss)
+        self.histories += histories
+
+    def stop(self) -> None:
+        """Count the time until now; what follows, until `start`, is not stepping."""
+        elapsed = time.perf_counter() - self.started
+        self.seconds += elapsed
+        self.state.train_seconds += elapsed
+
+    def start(self) -> None:
+        self.started = time.perf_counter()

@@ -184,7 +184,8 @@ def build_section(
     Raises:
         ValueError: A setting is unknown, missing, of the wrong type or outside its range.
     """
-    hints = {key: hint for key, hint in typing.get_type_hints(kind).items() if key in _own(kind)}
+    # What the class itself declares: transformers' base config has fields that are no settings.
+    hints = vars(kind)["__annotations__"]
     known = [key for key in hints if key not in given]
     for key in settings:
         if key not in known:
@@ -198,11 +199,6 @@ def build_section(
         return kind(**values, **given)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error.__cause__ or error}") from error
-
-
-def _own(kind: type) -> set[str]:
-    """Names of the fields that a dataclass declares itself."""
-    return {key for key in vars(kind).get("__annotations__", {}) if not key.startswith("_")}
 
 
 def _number(value: Any, hint: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Model folders and their cards, as a model hub wants them."""

@@ -1,0 +1,140 @@
+"""The model card: every figure in it is taken from a results file, none is typed."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TEMPLATE = Path(__file__).with_name("template.md")
+PROTOCOL_KEYS = ("candidates", "num_candidates", "exclude_seen")
+SPLIT_TEXTS = {
+    "leave_one_out": "leave-one-out, nobody trains on the last two items (`[:-2]`)",
+    "leave_one_out_with_group": "leave-one-out; all but {validation_users:,} users train on all "
+    "items but the last (`[:-1]`), those on all but the last two",
+    "temporal": "temporal; training ends at {validation_time}, and targets are the first items "
+    "from {test_time} on",
+    "by_user": "by user; {test_users:,} users test and do not train",
+    "given": "that of the source",
+}
+TAGS = ["recommendation", "sequential-recommendation", "recommender-systems", "bert4rec"]
+
+
+def render_card(results: dict[str, Any]) -> str:
+    """Fill the template with what was measured.
+
+    Args:
+        results: As `run_experiment` writes them to `results.json`.
+
+    Returns:
+        Markdown with the metadata a model hub reads.
+    """
+    card = ModelCard.from_template(
+        describe_model(results),
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        interval=interval,
+        protocol_text=describe_protocol(results),
+        dataset_text=describe_dataset(results["dataset"]),
+        experiment_yaml=yaml.safe_dump(results["experiment"], sort_keys=False).strip(),
+        **results,
+    )
+    return str(card)
+
+
+def describe_model(results: dict[str, Any]) -> ModelCardData:
+    """The metadata block; its metrics carry the protocol they were measured under."""
+    dataset = results["experiment"]["card"]["dataset_name"]
+    return ModelCardData(
+        model_name=results["run"],
+        license="mit",
+        library_name="transformers",
+        tags=TAGS,
+        eval_results=[
+            EvalResult(
+                task_type="sequential-recommendation",
+                dataset_type=results["run"].rpartition("-")[0],
+                dataset_name=dataset,
+                dataset_split="test",
+                metric_type=name,
+                metric_value=round(value, 6),
+                metric_args={key: results["test"]["protocol"][key] for key in PROTOCOL_KEYS},
+            )
+            for name, value in sorted(results["test"]["metrics"].items())
+            if name.endswith("@10")
+        ],
+    )
+
+
+def describe_protocol(results: dict[str, Any]) -> str:
+    """The protocol in a sentence or two, so that nobody compares what cannot be compared."""
+    protocol = results["test"]["protocol"]
+    candidates = (
+        f"**Sampled ranking**: {protocol['num_candidates'] - 1} negatives per history, drawn by "
+        "popularity among unseen items. Not comparable with full ranking."
+        if protocol["is_sampled"]
+        else f"Full ranking over all {protocol['num_items']:,} items."
+    )
+    seen = "left out of the ranking" if protocol["exclude_seen"] else "candidates like all others"
+    return (
+        f"{candidates} Items of the user's history are {seen}; ties count against the model. "
+        f"{protocol['num_histories']:,} histories, split: {describe_split(results['dataset'])}."
+    )
+
+
+def describe_split(dataset: dict[str, Any]) -> str:
+    """The split in words, with the convention that decides what numbers it can be set beside."""
+    settings = dataset["settings"]
+    has_group = settings["split"] == "leave_one_out" and settings["validation_users"]
+    name = "leave_one_out_with_group" if has_group else settings["split"]
+    return SPLIT_TEXTS[name].format(**settings)
+
+
+def describe_dataset(dataset: dict[str, Any]) -> str:
+    """Counts, filters and fingerprint of the prepared dataset."""
+    after, lengths, settings = dataset["after"], dataset["lengths"], dataset["settings"]
+    ties = dataset["tied_timestamps"]
+    core = settings["min_interactions"]
+    return (
+        f"{after['users']:,} users, {after['items']:,} items, {after['interactions']:,} "
+        f"interactions; histories of {lengths['mean']:.1f} items on average, {lengths['median']:g} "
+        f"in the median and {lengths['max']:,} at most. "
+        f"{f'{core}-core filtered.' if core else 'Not filtered by us.'} "
+        f"{'Timestamps unknown' if ties is None else f'Tied timestamps: {ties:.1%}'}. "
+        f"{dataset['splits']['test']['targets not in train']:,} test targets never occur in "
+        f"training. Fingerprint `{dataset['fingerprint']}`, of the vocabulary "
+        f"`{dataset['vocabulary_fingerprint']}`."
+    )
+
+
+def interval(evaluation: dict[str, Any], metric: str) -> str:
+    """A confidence interval as text.
+
+    >>> interval({"intervals": {"ndcg@10": [0.1, 0.25]}}, "ndcg@10")
+    '0.1000 – 0.2500'
+    """
+    low, high = evaluation["intervals"][metric]
+    return f"{low:.4f} – {high:.4f}"
+
+
+def render_summary(results: dict[str, Any]) -> str:
+    """A short table of the model and the baselines on test, for a terminal."""
+    evaluations = {results["run"]: results["test"], **results["baselines"]}
+    metrics = [name for name in results["test"]["metrics"] if name.endswith("@10")]
+    rows = [["test", *metrics]]
+    for name, evaluation in evaluations.items():
+        rows.append([name, *(f"{evaluation['metrics'][metric]:.4f}" for metric in metrics)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += [
+        f"{name}: {share:.0%} of the best that any model can expect here"
+        for name, share in results["share_of_best"].items()
+        if name in metrics
+    ]
+    if results["test"]["protocol"]["is_sampled"]:
+        lines.append("sampled ranking: not comparable with full ranking")
+    return "\n".join(lines)
+
+
+def write_card(results: dict[str, Any], path: Path) -> None:
+    """Render the card of a run into its model folder."""
+    path.write_text(render_card(results), encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Train one experiment, keep the best model, measure it and write its card.
+
+accelerate launch scripts/train.py configs/synthetic/bert4rec.yaml --output runs/synthetic
+
+Any setting of the file can be given anew: --training.learning_rate 1e-3 --model.hidden_size 128.
+Devices, mixed precision and torch.compile are chosen by the flags of accelerate launch.
+"""
+
+import argparse
+from pathlib import Path
+
+from accelerate.utils import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
+from bert4rec_hf.hub.card import render_summary
+
+
+def main() -> None:
+    """Parse, run, report."""
+    disable_progress_bar()  # of transformers: folders load in a moment
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="one file of configs/")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    arguments, settings = parser.parse_known_args()
+    try:
+        experiment = load_experiment(arguments.config, settings)
+        accelerator = build_accelerator(experiment, arguments.output)
+        set_seed(experiment.training.seed, device_specific=True)
+        results = run_experiment(
+            experiment, arguments.output, accelerator, is_resumed=arguments.resume
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if accelerator.is_main_process:
+        print(render_summary(results))
+        print(f"model folder: {arguments.output / 'model'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+import copy
+
+import pytest
+from huggingface_hub import ModelCard
+
+from bert4rec_hf.hub.card import describe_split, render_card, render_summary
+
+PROTOCOL = {
+    "candidates": "full",
+    "is_sampled": False,
+    "num_candidates": 61,
+    "num_items": 61,
+    "num_histories": 7,
+    "exclude_seen": True,
+}
+
+
+def evaluation(hit_rate, ndcg):
+    metrics = {"hit_rate@10": hit_rate, "ndcg@10": ndcg, "coverage@10": 0.75}
+    group = {"num_histories": 7, "hit_rate@10": hit_rate, "ndcg@10": ndcg}
+    return {
+        "metrics": metrics,
+        "intervals": {
+            name: [metrics[name] - 0.01, metrics[name] + 0.02] for name in list(metrics)[:2]
+        },
+        "by_popularity": {"10-99": group},
+        "by_length": {"5-9": group},
+        "protocol": PROTOCOL,
+    }
+
+
+@pytest.fixture
+def results():
+    return {
+        "run": "tiny-bert4rec",
+        "experiment": {
+            "training": {"seed": 3, "metric": "ndcg@10"},
+            "card": {
+                "dataset_name": "Tiny",
+                "dataset_license": "none",
+                "published": [
+                    {"model": "Other", "hit_rate@10": 0.5, "ndcg@10": 0.3, "source": "A paper"}
+                ],
+            },
+        },
+        "parameters": {"total": 12345, "item_embeddings": 2345, "encoder": 10000},
+        "training": {
+            "step": 1500,
+            "best_step": 1200,
+            "best_metric": 0.31,
+            "train_seconds": 20.0,
+            "histories": 3000,
+        },
+        "dataset": {
+            "after": {"users": 7, "items": 61, "interactions": 99},
+            "lengths": {"mean": 14.14, "median": 12.0, "max": 30},
+            "settings": {"split": "leave_one_out", "validation_users": 0, "min_interactions": 5},
+            "tied_timestamps": 0.25,
+            "splits": {"test": {"targets not in train": 2}},
+            "titles": 0,
+            "fingerprint": "feed",
+            "vocabulary_fingerprint": "beef",
+            "best_possible": {"hit_rate@10": 0.8},
+        },
+        "test": evaluation(0.4321, 0.2109),
+        "validation": evaluation(0.45, 0.31),
+        "baselines": {"popularity": evaluation(0.1234, 0.0567)},
+        "share_of_best": {"hit_rate@10": 0.540125},
+        "device": {"type": "cpu", "name": "A processor", "threads": 2},
+        "num_processes": 1,
+        "commit": "abc123",
+        "versions": {"python": "3.11", "torch": "2.13"},
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| **tiny-bert4rec** | **0.4321** | 0.4221 – 0.4521 | **0.2109** | 0.2009 – 0.2309 |",
+        "| popularity (baseline) | 0.1234 | 0.1134 – 0.1434 | 0.0567 | 0.0467 – 0.0767 |",
+        "| Other (published: A paper) | 0.5000 | | 0.3000 | |",
+        "hit_rate@10 = 0.8000, of which this one reaches 54 %.",
+        "| time | 20 s, 150 histories/s |",
+        "| device | 1 × A processor, 2 threads |",
+        "| seed, commit | 3, `abc123` |",
+        "| steps | 1,500, the best validation ndcg@10 (0.3100) at step 1,200 |",
+        "7 users, 61 items, 99 interactions; histories of 14.1 items on average",
+        "5-core filtered. Tied timestamps: 25.0%.",
+        "Full ranking over all 61 items.",
+        "| 10-99 | 7 | 0.4321 | 0.2109 |",
+    ],
+)
+def test_what_was_measured_stands_in_the_card(results, line):
+    assert line in render_card(results)
+
+
+def test_the_metadata_says_what_a_hub_wants_to_know(results):
+    data = ModelCard(render_card(results)).data
+    assert (data.library_name, data.license) == ("transformers", "mit")
+    assert {"recommendation", "bert4rec"} <= set(data.tags)
+    by_metric = {each.metric_type: each for each in data.eval_results}
+    assert by_metric["ndcg@10"].metric_value == 0.2109
+    assert by_metric["ndcg@10"].metric_args["candidates"] == "full"
+    assert by_metric["ndcg@10"].dataset_name == "Tiny"
+
+
+def test_sampled_ranking_is_marked(results):
+    sampled = copy.deepcopy(results)
+    sampled["test"]["protocol"] |= {
+        "is_sampled": True,
+        "candidates": "sampled",
+        "num_candidates": 101,
+    }
+    assert "**Sampled ranking**: 100 negatives" in render_card(sampled)
+    assert "sampled ranking: not comparable" in render_summary(sampled)
+    assert "ampled ranking" not in render_card(results)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"split": "leave_one_out", "validation_users": 0}, r"`[:-2]`"),
+        ({"split": "leave_one_out", "validation_users": 2048}, "all but 2,048 users"),
+        ({"split": "by_user", "test_users": 50, "validation_users": 9}, "50 users test"),
+        ({"split": "given"}, "that of the source"),
+        (
+            {"split": "temporal", "validation_time": "2015-01-01", "test_time": "2016"},
+            "from 2016 on",
+        ),
+    ],
+)
+def test_each_split_is_told_in_words(settings, text):
+    unused = {"validation_users": 0, "test_users": 0, "validation_time": "", "test_time": ""}
+    assert text in describe_split({"settings": unused | settings})
+
+
+def test_the_summary_lines_up_model_and_baselines(results):
+    assert render_summary(results).splitlines() == [
+        "test           hit_rate@10  ndcg@10  coverage@10",
+        "tiny-bert4rec  0.4321       0.2109   0.7500",
+        "popularity     0.1234       0.0567   0.7500",
+        "hit_rate@10: 54% of the best that any model can expect here",
+    ]

@@ -1,0 +1,42 @@
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from bert4rec_hf.data.vocabulary import build_vocabulary
+from bert4rec_hf.hub.export import save_model_folder
+from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+
+
+def make_model():
+    config = BERT4RecConfig(vocab_size=5, hidden_size=12, intermediate_size=20)
+    return BERT4RecForMaskedItemModeling(config)
+
+
+def test_a_model_folder_holds_weights_code_vocabulary_and_titles(tmp_path):
+    dataset, folder = tmp_path / "dataset", tmp_path / "model"
+    build_vocabulary(["alien", "brazil", "dune"]).save_pretrained(dataset)
+    (dataset / "titles.json").write_text('{"dune": "Dune (1984)"}')
+    save_model_folder(make_model(), dataset, folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "configuration_bert4rec.py",
+        "model.safetensors",
+        "modeling_bert4rec.py",
+        "objectives.py",
+        "titles.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("dune") == 4
+
+
+def test_a_better_model_takes_the_place_of_the_one_before(tmp_path):
+    dataset, folder = tmp_path / "dataset", tmp_path / "model"
+    build_vocabulary(["alien", "brazil", "dune"]).save_pretrained(dataset)
+    save_model_folder(make_model(), dataset, folder)
+    (folder / "README.md").write_text("about the one before")
+    better = make_model()
+    save_model_folder(better, dataset, folder)
+    loaded = AutoModelForMaskedLM.from_pretrained(folder)
+    torch.testing.assert_close(loaded.state_dict(), better.state_dict(), rtol=0, atol=0)
+    assert not (folder / "README.md").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "model"]

@@ -1,0 +1,246 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from bert4rec_hf.data.interactions import PreparationConfig
+from bert4rec_hf.data.prepared import load_prepared, prepare_dataset
+from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.experiment import (
+    build_accelerator,
+    count_interactions,
+    evaluate_folder,
+    load_experiment,
+    run_experiment,
+)
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = {
+    "data": {"dataset": "", "mask_ratio": 0.4},
+    "model": {"hidden_size": 12, "intermediate_size": 20, "max_history_length": 9},
+    "training": {
+        "learning_rate": 0.01,
+        "batch_size": 32,
+        "max_steps": 8,
+        "evaluation_steps": 4,
+        "checkpoint_steps": 4,
+        "trackers": ["tensorboard"],
+    },
+    "evaluation": {"ks": [3, 10], "num_bootstrap_samples": 50},
+    "card": {"dataset_name": "generated", "dataset_license": "none"},
+}
+
+
+def make_dataset(folder, num_items=60, seed=0):
+    synthetic = SyntheticConfig(
+        num_users=150, num_items=num_items, mean_length=8.0, max_length=20, seed=seed
+    )
+    prepare_dataset("synthetic", None, folder, PreparationConfig(synthetic=synthetic))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "generated")
+
+
+@pytest.fixture(scope="module")
+def config(dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
+    sections = SECTIONS | {"data": SECTIONS["data"] | {"dataset": str(dataset)}}
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A run's folder and what it returned."""
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    experiment = load_experiment(config)
+    torch.manual_seed(0)
+    return output, run_experiment(experiment, output, build_accelerator(experiment, output))
+
+
+def test_a_run_leaves_a_model_folder_that_transformers_loads(run, dataset):
+    output, results = run
+    model = AutoModelForMaskedLM.from_pretrained(output / "model")
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    assert len(tokenizer) == model.config.vocab_size == load_prepared(dataset).vocab_size
+    assert model.num_parameters() == results["parameters"]["total"]
+    assert results["parameters"]["item_embeddings"] == model.config.vocab_size * 12
+
+
+def test_results_state_what_the_numbers_depend_on(run, dataset):
+    output, results = run
+    assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
+    prepared = load_prepared(dataset)
+    assert results["dataset"]["fingerprint"] == prepared.fingerprint
+    assert results["experiment"]["training"]["seed"] == 0
+    assert results["test"]["protocol"]["num_items"] == prepared.num_items
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["device"]["name"]
+    assert results["commit"]
+    assert results["training"]["step"] == 8
+    assert results["training"]["histories"] == 8 * 32
+
+
+def test_the_best_model_is_measured_and_saved(run, config, dataset):
+    output, results = run
+    assert results["validation"]["metrics"]["ndcg@10"] == pytest.approx(
+        results["training"]["best_metric"], abs=1e-12
+    )
+    again = evaluate_folder(
+        output / "model", dataset, ["--evaluation.ks", "[3, 10]"], Accelerator(cpu=True)
+    )
+    assert again["test"]["metrics"] == results["test"]["metrics"]
+
+
+def test_the_model_is_measured_on_the_last_items_with_everything_before_them(run, dataset):
+    output, results = run
+    model, prepared = AutoModelForMaskedLM.from_pretrained(output / "model"), load_prepared(dataset)
+    hits = 0
+    for row in range(len(prepared.test)):
+        history, target = prepared.test[row].astype(np.int64), prepared.test.targets[row]
+        logits = model(torch.tensor([[*history[-8:].tolist(), 1]])).logits[0, -1]
+        logits[torch.from_numpy(history[history != target])] = -torch.inf
+        hits += int((logits >= logits[target]).sum() <= 10)
+    assert results["test"]["metrics"]["hit_rate@10"] == pytest.approx(hits / len(prepared.test))
+
+
+def test_popularity_counts_training_interactions_only(dataset):
+    prepared = load_prepared(dataset)
+    counts = count_interactions(prepared)
+    expected = np.zeros(prepared.vocab_size, dtype=int)
+    for row in range(len(prepared.train)):
+        for item in prepared.train[row]:
+            expected[item] += 1
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.sum() == load_prepared(dataset).statistics["after"]["interactions"] - 300
+
+
+def test_the_share_of_the_best_possible_is_reported(run):
+    _, results = run
+    best = results["dataset"]["best_possible"]["hit_rate@10"]
+    assert results["share_of_best"]["hit_rate@10"] == pytest.approx(
+        results["test"]["metrics"]["hit_rate@10"] / best
+    )
+
+
+def test_training_is_tracked(run):
+    output, _ = run
+    assert list((output / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_an_existing_output_is_refused_and_left_alone(run, config):
+    output, _ = run
+    before = sorted(path.stat().st_mtime_ns for path in output.rglob("*"))
+    experiment = load_experiment(config)
+    with pytest.raises(ValueError, match="tiny exists; choose another --output"):
+        run_experiment(experiment, output, build_accelerator(experiment, output))
+    assert sorted(path.stat().st_mtime_ns for path in output.rglob("*")) == before
+
+
+def test_resuming_with_other_settings_is_refused(run, config):
+    output, _ = run
+    experiment = load_experiment(config, ["--training.learning_rate", "0.5"])
+    with pytest.raises(ValueError, match="begun with other settings in training"):
+        run_experiment(experiment, output, build_accelerator(experiment, output), is_resumed=True)
+
+
+def test_resuming_what_was_never_begun_is_refused(config, tmp_path):
+    experiment = load_experiment(config)
+    accelerator = build_accelerator(experiment, tmp_path)
+    with pytest.raises(ValueError, match="holds no run to resume: experiment.yaml is missing"):
+        run_experiment(experiment, tmp_path, accelerator, is_resumed=True)
+
+
+def test_a_dataset_with_another_vocabulary_is_refused(run, tmp_path):
+    output, _ = run
+    other = make_dataset(tmp_path / "other", num_items=61)
+    with pytest.raises(
+        ValueError, match="was trained with another vocabulary than that of .*other"
+    ):
+        evaluate_folder(output / "model", other, [], Accelerator(cpu=True))
+
+
+def test_a_missing_dataset_is_refused(config, tmp_path):
+    experiment = load_experiment(config, ["--data.dataset", str(tmp_path / "none")])
+    with pytest.raises(FileNotFoundError, match=r"none is not a prepared dataset.*prepare_data.py"):
+        run_experiment(
+            experiment, tmp_path / "out", build_accelerator(experiment, tmp_path / "out")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model.hiden_size", "8"],
+            "model.hiden_size is not a setting of BERT4RecConfig; did you",
+        ),
+        (["--model.vocab_size", "8"], "model.vocab_size is not a setting of BERT4RecConfig"),
+        (
+            ["--modle.hidden_size", "8"],
+            "modle is not a setting of an experiment; did you mean model",
+        ),
+        (["--training.max_steps", "many"], "training: .*max_steps.*many"),
+        (["--data.mask_ratio", "2"], r"mask_ratio must be in \(0, 1\], got 2"),
+        (["--model.num_attention_heads", "5"], "hidden_size must be a multiple .* got 12 and 5"),
+        (["--evaluation.candidates", "some"], "candidates must be full or sampled, got 'some'"),
+        (["--training.metric", "ndcg@7"], "training.metric must be one of .*, got 'ndcg@7'"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_is_done(config, arguments, message):
+    with pytest.raises(ValueError, match=f"(?s)tiny.yaml: .*{message}"):
+        load_experiment(config, arguments)
+
+
+def launch(*arguments, processes=1):
+    """Run the training script as a user would, on one or two processes."""
+    flags = ["--num_processes", processes, *(["--multi_gpu"] if processes > 1 else [])]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_machines", 1]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", ROOT / "scripts" / "train.py"]
+    environment = {"PATH": "/usr/bin:/bin", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*map(str, command), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_one_and_two_processes_learn_and_measure_the_same(config, tmp_path):
+    arguments = ["--model.hidden_dropout", 0, "--model.attention_dropout", 0]
+    batches = [["--training.batch_size", 32], ["--training.batch_size", 16]]
+    for processes, batch in zip((1, 2), batches, strict=True):
+        output = tmp_path / str(processes)
+        done = launch(config, "--output", output, *arguments, *batch, processes=processes)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in "12")
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
+    assert two["training"]["histories"] == one["training"]["histories"]
+    for name in ("popularity", "item_knn"):
+        assert two["baselines"][name]["metrics"] == one["baselines"][name]["metrics"]
+    assert load_file(tmp_path / "2" / "model" / "model.safetensors").keys()
+
+
+@pytest.mark.slow
+def test_the_script_names_a_misspelt_setting_without_a_traceback(config, tmp_path):
+    done = launch(config, "--output", tmp_path / "out", "--training.max_step", 5)
+    assert done.returncode != 0
+    assert (
+        "training.max_step is not a setting of TrainingConfig; did you mean max_steps?"
+        in done.stderr
+    )
+    assert not (tmp_path / "out").exists()

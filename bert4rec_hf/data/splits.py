@@ -1,0 +1,277 @@
+"""Who trains, validates and tests: each split holds out targets that training never sees.
+
+Every part of a split is told by two numbers per history: whose it is, and how many of the user's
+first interactions belong to it. In validation and test the interaction right after is the target.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from .interactions import SPLIT_NAMES, Interactions, PreparationConfig
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The histories of one part of a split, end to end; a sequence of int32 arrays.
+
+    >>> histories = Histories(np.array([4, 2, 3], dtype=np.int32), np.array([0, 2, 3]))
+    >>> len(histories), histories[0].tolist(), histories.lengths.tolist()
+    (2, [4, 2], [2, 1])
+    """
+
+    values: np.ndarray
+    """(items,) int32 ids, the oldest of each history first."""
+
+    offsets: np.ndarray
+    """(histories + 1,) history i has the values from offsets[i] to offsets[i + 1]."""
+
+    targets: np.ndarray | None = None
+    """(histories,) int32 the held-out items; None in training."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(histories,) items per history."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self))[index]
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+
+class Prefixes(NamedTuple):
+    """The beginnings of some users' histories."""
+
+    users: np.ndarray
+    """(histories,) which user."""
+
+    lengths: np.ndarray
+    """(histories,) how many of the user's first interactions."""
+
+    @classmethod
+    def where(cls, chosen: np.ndarray, lengths: np.ndarray) -> "Prefixes":
+        """Take the chosen users; both arguments have one entry per user."""
+        return cls(np.flatnonzero(chosen), lengths[chosen])
+
+    def copy_from(self, interactions: Interactions, *, has_targets: bool) -> Histories:
+        """Copy the items, and as target the item right after, which is no part of the history."""
+        starts = interactions.offsets[self.users]
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        places = np.repeat(starts - offsets[:-1], self.lengths) + np.arange(offsets[-1])
+        targets = interactions.ids[starts + self.lengths] if has_targets else None
+        return Histories(interactions.ids[places], offsets, targets)
+
+
+class Split(NamedTuple):
+    """Three sets of histories, and how many users were left out of validation or test, and why."""
+
+    train: Prefixes
+    validation: Prefixes
+    test: Prefixes
+    left_out: dict[str, int]
+
+    def count_used(self) -> int:
+        """Interactions that are part of a history or a target; those of test and training count."""
+        last = np.zeros(1 + max(part.users.max(initial=0) for part in self[:3]), dtype=np.int64)
+        for part, num_targets in ((self.train, 0), (self.validation, 1), (self.test, 1)):
+            last[part.users] = np.maximum(last[part.users], part.lengths + num_targets)
+        return int(last.sum())
+
+
+def split_interactions(
+    interactions: Interactions, config: PreparationConfig
+) -> tuple[Split, dict[str, Histories]]:
+    """Split as the config says.
+
+    Returns:
+        Who is where, and the histories of train, validation and test.
+
+    Raises:
+        ValueError: A part is left without a history.
+    """
+    split = SPLITS[config.split](interactions, config)
+    histories = {}
+    for name, prefixes in zip(SPLIT_NAMES, split, strict=False):
+        if len(prefixes.users) == 0:
+            raise ValueError(
+                f"the split {config.split} leaves no history for {name}: the longest of "
+                f"{len(interactions.users):,} users has {interactions.lengths.max():,} "
+                f"interactions; users not held out: {split.left_out}"
+            )
+        histories[name] = prefixes.copy_from(interactions, has_targets=name != "train")
+    return split, histories
+
+
+def leave_one_out(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Hold out the last two interactions: the last one tests, the one before validates.
+
+    A history that tests contains the validation item. With `validation_users`, only so many users,
+    drawn with the seed, validate; all others train on everything but their last interaction. Users
+    who are too short to hold out from, below three interactions (two where nothing is held
+    out to validate), only train, as is usual in the field.
+    """
+    lengths = interactions.lengths
+    validates = lengths >= 3
+    tests = validates
+    if config.validation_users:
+        validates = _draw(validates, config.validation_users, config, "validation_users")
+        tests = lengths >= 2
+    train_lengths = lengths - tests - validates
+    return Split(
+        train=Prefixes.where(train_lengths > 0, train_lengths),
+        validation=Prefixes.where(validates, lengths - 2),
+        test=Prefixes.where(tests, lengths - 1),
+        left_out={"too few interactions to hold out, training only": int((~tests).sum())},
+    )
+
+
+def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Divide past from future at two points in time that are the same for all users.
+
+    Training sees what happened before `validation_time`. A user validates with the first
+    interaction from then on, if it comes before `test_time`, and tests with the first from
+    `test_time` on; everything the user did before the target is the model's input.
+    """
+    if interactions.timestamps is None:
+        raise ValueError("the split temporal needs timestamps, and the source has only an order")
+    validation_time = _seconds(config.validation_time, "validation_time")
+    test_time = _seconds(config.test_time, "test_time")
+    if not validation_time < test_time:
+        raise ValueError(
+            f"validation_time must come before test_time, got {config.validation_time} and "
+            f"{config.test_time}"
+        )
+    before_validation = _count_before(interactions, validation_time)
+    before_test = _count_before(interactions, test_time)
+    return _hold_out_next(
+        before_validation,
+        before_test,
+        validates=before_validation < before_test,
+        tests=before_test < interactions.lengths,
+    )
+
+
+def by_user(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Hold out whole users, drawn with the seed: their last interaction is the target.
+
+    Nothing of a user who validates or tests is trained on.
+    """
+    lengths = interactions.lengths
+    if not (config.validation_users and config.test_users):
+        raise ValueError(
+            "the split by_user needs validation_users and test_users, "
+            f"got {config.validation_users} and {config.test_users}"
+        )
+    num_held_out = config.validation_users + config.test_users
+    held_out = _draw(lengths >= 2, num_held_out, config, "validation_users and test_users")
+    tests = _draw(held_out, config.test_users, config, "test_users")
+    return Split(
+        train=Prefixes.where(~held_out, lengths),
+        validation=Prefixes.where(held_out & ~tests, lengths - 1),
+        test=Prefixes.where(tests, lengths - 1),
+        left_out={"too few interactions to hold out, training only": int((lengths < 2).sum())},
+    )
+
+
+def given(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Take the source's own split: at most one validation and one test target per user.
+
+    In each history the targets must come after everything that is trained on.
+    """
+    if interactions.parts is None:
+        raise ValueError("the split given needs a source with its own split; this one has none")
+    owners = np.repeat(np.arange(len(interactions.users)), interactions.lengths)
+    num_train, num_validation, num_test = (
+        np.bincount(owners[interactions.parts == part], minlength=len(interactions.users))
+        for part in range(len(SPLIT_NAMES))
+    )
+    steps_back = (np.diff(interactions.parts.astype(np.int8)) < 0) & (np.diff(owners) == 0)
+    mixed = np.union1d(
+        owners[1:][steps_back], np.flatnonzero((num_validation > 1) | (num_test > 1))
+    )
+    if len(mixed):
+        raise ValueError(
+            f"{len(mixed):,} users do not have train, then at most one validation and at most one "
+            f"test interaction in the order of time, the first is "
+            f"{interactions.users[int(mixed[0])]!r}; choose another split"
+        )
+    return _hold_out_next(
+        num_train, num_train + num_validation, validates=num_validation > 0, tests=num_test > 0
+    )
+
+
+def _hold_out_next(
+    before_validation: np.ndarray,
+    before_test: np.ndarray,
+    *,
+    validates: np.ndarray,
+    tests: np.ndarray,
+) -> Split:
+    """Train on what comes before validation; each target is the next interaction, if any.
+
+    Args:
+        before_validation: (users,) interactions before validation.
+        before_test: (users,) interactions before the test.
+        validates: (users,) True where there is a validation target.
+        tests: (users,) True where there is a test target.
+    """
+    new_validation, new_test = before_validation == 0, before_test == 0
+    return Split(
+        train=Prefixes.where(~new_validation, before_validation),
+        validation=Prefixes.where(validates & ~new_validation, before_validation),
+        test=Prefixes.where(tests & ~new_test, before_test),
+        left_out={
+            "nothing before the validation target": int((validates & new_validation).sum()),
+            "nothing before the test target": int((tests & new_test).sum()),
+        },
+    )
+
+
+def _draw(
+    candidates: np.ndarray, num_users: int, config: PreparationConfig, setting: str
+) -> np.ndarray:
+    """Choose users at random, all others False."""
+    users = np.flatnonzero(candidates)
+    if num_users > len(users):
+        raise ValueError(
+            f"{setting} asks for {num_users:,} users, but only {len(users):,} have enough "
+            "interactions; choose fewer"
+        )
+    chosen = np.zeros(len(candidates), dtype=bool)
+    chosen[np.random.default_rng(config.seed).choice(users, num_users, replace=False)] = True
+    return chosen
+
+
+def _count_before(interactions: Interactions, time: float) -> np.ndarray:
+    """(users,) interactions of each user that happened before the point in time."""
+    counts = np.concatenate([[0], np.cumsum(interactions.timestamps < time)])
+    return np.diff(counts[interactions.offsets])
+
+
+def _seconds(time: str, setting: str) -> float:
+    """Read unix seconds, or an ISO date or time, which is taken as UTC unless it says otherwise."""
+    try:
+        return float(time)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError as error:
+        raise ValueError(
+            f"{setting} must be unix seconds or an ISO date like 2015-03-01, got {time!r}"
+        ) from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+SPLITS: dict[str, Callable[[Interactions, PreparationConfig], Split]] = {
+    "leave_one_out": leave_one_out,
+    "temporal": temporal,
+    "by_user": by_user,
+    "given": given,
+}

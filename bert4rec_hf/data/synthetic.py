@@ -33,14 +33,14 @@ class SyntheticConfig:
 
     num_users: int = 3_000
     num_items: int = 600
-    mean_length: float = 20.0
+    mean_length: float | int = 20.0
     """Expected items per history, before the longest are cut."""
 
     max_length: int = 100
-    zipf_exponent: float = 0.7
+    zipf_exponent: float | int = 0.7
     """Popularity of the item in place n is proportional to n ** -zipf_exponent."""
 
-    pattern_ratio: float = 0.7
+    pattern_ratio: float | int = 0.7
     """Probability that the next item is a successor of one of the newest."""
 
     num_recent: int = 2

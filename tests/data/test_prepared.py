@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from bert4rec_hf.data.interactions import PreparationConfig
-from bert4rec_hf.data.prepared import Histories, load_prepared, prepare_dataset, render_card
+from bert4rec_hf.data.dataset_card import render_card
+from bert4rec_hf.data.prepared import Histories, load_prepared, prepare_dataset
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.data.vocabulary import vocabulary_fingerprint
 

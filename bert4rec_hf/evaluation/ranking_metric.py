@@ -1,0 +1,65 @@
+"""Hit rate, NDCG and MRR as a module of the `evaluate` library, loadable from its path.
+
+Use:
+    metric = evaluate.load("bert4rec_hf/evaluation/ranking_metric.py")
+    metric.compute(predictions=[["dune", "alien"]], references=["alien"], k=[1, 2])
+"""
+
+# One plain import per line: the import scanner of `evaluate` understands nothing else.
+import datasets
+import evaluate
+import torch
+
+from bert4rec_hf.evaluation.metrics import compute_metrics
+
+_DESCRIPTION = """Quality of ranked lists of recommendations with one held-out item each: hit rate,
+NDCG and MRR among the first k, averaged over all lists."""
+
+_INPUTS = """
+Args:
+    predictions: One list of recommended items per history, best first, each item once; raw items
+        or ids. At least as long as the largest k.
+    references: The held-out item of each history.
+    k: How many of the first places count; one number or several.
+Returns:
+    `hit_rate@k`, `ndcg@k` and `mrr@k`, for every k.
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
+class RankingMetric(evaluate.Metric):
+    """Metrics of ranked lists."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = [
+            datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value(item_type)),
+                    "references": datasets.Value(item_type),
+                }
+            )
+            for item_type in ("int64", "string")
+        ]
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION, citation="", inputs_description=_INPUTS, features=features
+        )
+
+    def _compute(
+        self,
+        predictions: list[list[int]] | list[list[str]],
+        references: list[int] | list[str],
+        k: int | list[int],
+    ) -> dict[str, float]:
+        ks = [k] if isinstance(k, int) else list(k)
+        for row, items in enumerate(predictions):
+            if len(items) < max(ks):
+                raise ValueError(
+                    f"prediction {row} has {len(items)} items, too few for k = {max(ks)}; "
+                    "recommend more items or lower k"
+                )
+        beyond = max(ks) + 1
+        ranks = [
+            items.index(target) + 1 if target in items else beyond
+            for items, target in zip(predictions, references, strict=True)
+        ]
+        return compute_metrics(torch.tensor(ranks), ks)

@@ -1,0 +1,211 @@
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from bert4rec_hf.evaluation import (
+    EvaluationConfig,
+    evaluate,
+    evaluate_in_detail,
+    hit_rate,
+    ndcg,
+    rank_histories,
+)
+
+VOCAB_SIZE = 211
+
+
+@pytest.fixture
+def split():
+    generator = np.random.default_rng(5)
+    sizes = generator.integers(1, 40, size=53)
+    histories = [generator.integers(2, VOCAB_SIZE, size=size).astype(np.int32) for size in sizes]
+    return histories, generator.integers(2, VOCAB_SIZE, size=53).astype(np.int32)
+
+
+@pytest.fixture
+def popularity():
+    return np.random.default_rng(6).integers(0, 150, size=VOCAB_SIZE)
+
+
+@pytest.fixture
+def scorer(dot_scorer):
+    return dot_scorer(torch.randn(VOCAB_SIZE, 19, generator=torch.Generator().manual_seed(7)))
+
+
+def test_ranks_come_in_the_order_of_the_histories(scorer, split):
+    histories, targets = split
+    ranks = rank_histories(scorer, histories, targets, EvaluationConfig(ks=[5])).ranks
+    for history, target, rank in zip(histories, targets, ranks.tolist(), strict=True):
+        scores = scorer.items @ scorer.items[history].mean(dim=0)
+        left_out = set(history.tolist()) - {target}
+        ahead = [
+            i for i in range(2, VOCAB_SIZE) if i not in left_out and scores[i] > scores[target]
+        ]
+        assert rank == 1 + len(ahead)
+
+
+@pytest.mark.parametrize("candidates", ["full", "sampled"])
+def test_batch_and_chunk_size_change_nothing(scorer, split, popularity, candidates):
+    ranks = [
+        rank_histories(
+            scorer,
+            *split,
+            EvaluationConfig(
+                ks=[5],
+                candidates=candidates,
+                num_negatives=31,
+                batch_size=batch_size,
+                chunk_size=chunk_size,
+            ),
+            popularity,
+        ).ranks
+        for batch_size, chunk_size in [(1, 1_000), (7, 13), (53, 209), (1_000, 208)]
+    ]
+    assert all(torch.equal(ranks[0], other) for other in ranks[1:])
+
+
+def test_seen_items_are_candidates_where_the_protocol_says_so(scorer, split):
+    left_out, kept = (
+        rank_histories(scorer, *split, EvaluationConfig(ks=[5], exclude_seen=exclude_seen)).ranks
+        for exclude_seen in (True, False)
+    )
+    assert (left_out <= kept).all()
+    assert (left_out < kept).any()
+
+
+def test_sampled_ranks_are_among_the_negatives_only(scorer, split, popularity):
+    config = EvaluationConfig(ks=[5], candidates="sampled", num_negatives=31)
+    ranks = rank_histories(scorer, *split, config, popularity).ranks
+    assert ranks.max() <= 32
+    other = EvaluationConfig(ks=[5], candidates="sampled", num_negatives=31, seed=1)
+    assert not torch.equal(ranks, rank_histories(scorer, *split, other, popularity).ranks)
+
+
+def test_detail_agrees_with_the_quick_metrics_and_its_parts_add_up(scorer, split, popularity):
+    histories, targets = split
+    config = EvaluationConfig(ks=[5, 20])
+    detail = evaluate_in_detail(scorer, histories, targets, config, popularity)
+    quick = evaluate(scorer, histories, targets, config)
+    assert quick.items() <= detail.metrics.items()
+    assert quick["ndcg@20"] == ndcg(detail.ranks, 20).item()
+    for groups in (detail.by_popularity, detail.by_length):
+        assert sum(group["num_histories"] for group in groups.values()) == 53
+        hits = sum(group["num_histories"] * group["hit_rate@20"] for group in groups.values())
+        assert hits / 53 == pytest.approx(quick["hit_rate@20"])
+    for name, (low, high) in detail.intervals.items():
+        assert low <= detail.metrics[name] <= high
+
+
+def test_groups_hold_the_histories_their_names_say(scorer, split, popularity):
+    histories, targets = split
+    detail = evaluate_in_detail(scorer, *split, EvaluationConfig(ks=[20]), popularity)
+    short = torch.tensor([5 <= len(history) <= 9 for history in histories])
+    assert detail.by_length["5-9"]["hit_rate@20"] == hit_rate(detail.ranks[short], 20).item()
+    names = [
+        "100-999" if n >= 100 else "10-99" if n >= 10 else "1-9" if n else "0"
+        for n in popularity[targets]
+    ]
+    counted = {name: group["num_histories"] for name, group in detail.by_popularity.items()}
+    assert counted == Counter(names)
+
+
+def test_coverage_is_of_what_would_be_recommended(table_scorer, popularity):
+    table = torch.zeros(2, 12)
+    table[0, [3, 4, 5]] = torch.tensor([3.0, 2.0, 1.0])
+    table[1, [3, 4, 6]] = torch.tensor([3.0, 2.0, 1.0])
+    histories, targets = [np.array([3]), np.array([7])], np.array([8, 9])
+    config = EvaluationConfig(ks=[1, 2])
+    detail = evaluate_in_detail(table_scorer(table), histories, targets, config, popularity[:12])
+    assert detail.metrics["coverage@1"] == 2 / 10  # items 4 and 3
+    assert detail.metrics["coverage@2"] == 3 / 10  # items 4, 5 and 3, 4
+
+
+def test_the_protocol_is_stated_in_full(scorer, split, popularity):
+    config = EvaluationConfig(ks=[5], candidates="sampled", num_negatives=31, seed=4)
+    protocol = evaluate_in_detail(scorer, *split, config, popularity).to_dict()["protocol"]
+    assert protocol == {
+        "candidates": "sampled",
+        "is_sampled": True,
+        "num_candidates": 32,
+        "num_items": 209,
+        "num_histories": 53,
+        "exclude_seen": True,
+        "ties": "against the model, within 9.5e-07 of the largest absolute score",
+        "ks": [5],
+        "num_bootstrap_samples": 1_000,
+        "seed": 4,
+    }
+
+
+def test_no_histories_are_an_error(scorer):
+    with pytest.raises(ValueError, match="there are no histories to evaluate"):
+        evaluate(scorer, [], np.array([]), EvaluationConfig(ks=[5]))
+
+
+def test_sampled_candidates_need_the_popularity(scorer, split):
+    with pytest.raises(ValueError, match="candidates: sampled draws by popularity"):
+        evaluate(scorer, *split, EvaluationConfig(ks=[5], candidates="sampled"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ks": []}, r"ks must be different numbers from 1, such as \[5, 10\], got \[\]"),
+        ({"ks": [0, 5]}, r"got \[0, 5\]"),
+        ({"ks": [5, 5]}, r"got \[5, 5\]"),
+        ({"candidates": "few"}, "candidates must be full or sampled, got 'few'"),
+        ({"candidates": "sampled", "exclude_seen": False}, "exclude_seen must be true, got false"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_negatives": -1}, "num_negatives must be at least 1, got -1"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(settings, message):
+    with pytest.raises(Exception, match=message):
+        EvaluationConfig(**({"ks": [10]} | settings))
+
+
+MEASURE = """
+import sys
+import numpy as np, torch
+from accelerate import PartialState
+from bert4rec_hf.evaluation import BASELINES, EvaluationConfig, evaluate_in_detail
+
+folder, num_processes = sys.argv[1:]
+state = PartialState(cpu=True)
+assert state.num_processes == int(num_processes)
+generator = np.random.default_rng(0)
+histories = [generator.integers(2, 97, size=size) for size in generator.integers(2, 30, size=41)]
+targets, popularity = generator.integers(2, 97, size=41), generator.integers(1, 9, size=97)
+scorer = BASELINES["item_knn"](histories, 97)
+config = EvaluationConfig(ks=[5, 10], batch_size=7)
+detail = evaluate_in_detail(scorer, histories, targets, config, popularity)
+torch.save([detail.ranks, detail.to_dict()], f"{folder}/{state.process_index}-{num_processes}.pt")
+"""
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    alone = {}
+    together = [
+        {**address, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEASURE, str(tmp_path), num_processes], env=os.environ | settings
+        )
+        for settings, num_processes in [(alone, "1"), (together[0], "2"), (together[1], "2")]
+    ]
+    assert [process.wait(timeout=100) for process in running] == [0, 0, 0]
+    ranks, results = torch.load(tmp_path / "0-1.pt")
+    for index in (0, 1):
+        other_ranks, other_results = torch.load(tmp_path / f"{index}-2.pt")
+        assert torch.equal(ranks, other_ranks)
+        assert results == other_results

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+
+from bert4rec_hf.evaluation.ranking import (
+    CatalogScores,
+    draw_negatives,
+    item_sets,
+    rank_among,
+    rank_targets,
+    top_items,
+)
+
+VOCAB_SIZE = 29
+
+
+@pytest.fixture
+def histories():
+    generator = np.random.default_rng(0)
+    return [
+        generator.integers(2, VOCAB_SIZE, size=size).astype(np.int32) for size in (5, 1, 12, 3, 7)
+    ]
+
+
+@pytest.fixture
+def targets():
+    return np.array([4, 28, 2, 17, 9])
+
+
+def plain_rank(scores, target, left_out):
+    others = [item for item in range(2, len(scores)) if item != target and item not in left_out]
+    return 1 + sum(bool(scores[item] >= scores[target]) for item in others)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 26, 27, 1_000])
+def test_ranks_match_a_plain_count_in_chunks_of_any_size(
+    histories, targets, table_scorer, chunk_size
+):
+    table = torch.randn(5, VOCAB_SIZE, generator=torch.Generator().manual_seed(1))
+    scorer = table_scorer(table)
+    chunks = CatalogScores(scorer, scorer.encode(histories), chunk_size)
+    seen = item_sets(histories, keep=targets)
+    ranks = rank_targets(chunks, torch.as_tensor(targets), seen)
+    rows = zip(table, targets, histories, strict=True)
+    assert ranks.tolist() == [plain_rank(*row) for row in rows]
+    ranks = rank_targets(chunks, torch.as_tensor(targets), excluded=None)
+    assert ranks.tolist() == [
+        plain_rank(scores, target, []) for scores, target in zip(table, targets, strict=True)
+    ]
+
+
+def test_a_target_that_is_in_its_history_stays_a_candidate(table_scorer):
+    table = torch.tensor([[0.0, 0.0, 5.0, 4.0, 3.0, 2.0]])
+    history, target = [np.array([2, 4, 4])], np.array([4])
+    chunks = CatalogScores(table_scorer(table), table, chunk_size=3)
+    seen = item_sets(history, keep=target)
+    assert rank_targets(chunks, torch.as_tensor(target), seen).tolist() == [2]
+
+
+def test_a_constant_model_ranks_every_target_last(histories, targets, table_scorer):
+    scorer = table_scorer(torch.full((5, VOCAB_SIZE), 0.37))
+    chunks = CatalogScores(scorer, scorer.encode(histories), chunk_size=10)
+    seen = item_sets(histories, keep=targets)
+    num_seen = [len(set(ids) - {target}) for ids, target in zip(histories, targets, strict=True)]
+    ranks = rank_targets(chunks, torch.as_tensor(targets), seen)
+    assert ranks.tolist() == [VOCAB_SIZE - 2 - seen for seen in num_seen]
+
+
+def test_an_identical_item_ties_wherever_it_stands(dot_scorer):
+    items = torch.randn(803, 67)
+    items[[100, 411, 802]] = items[57].clone()
+    scorer, histories = dot_scorer(items), [np.array([57, n]) for n in range(200, 211)]
+    for batch in (histories, histories[:1]):
+        for chunk_size in (7, 64, 800, 801):
+            chunks = CatalogScores(scorer, scorer.encode(batch), chunk_size)
+            ranks = [
+                rank_targets(chunks, torch.full((len(batch),), target), None)
+                for target in (57, 100, 411, 802)
+            ]
+            assert all(torch.equal(ranks[0], other) for other in ranks[1:])
+
+
+def test_a_score_that_is_not_finite_is_an_error(table_scorer):
+    table = torch.zeros(3, 9)
+    table[1, 7] = torch.nan
+    chunks = CatalogScores(table_scorer(table), table, chunk_size=4)
+    with pytest.raises(
+        ValueError, match="history 1 of the batch has a score of nan among the items 6 to 8"
+    ):
+        rank_targets(chunks, torch.tensor([2, 3, 4]), None)
+    with pytest.raises(ValueError, match="a score is not a number"):
+        top_items(chunks, k=2)
+
+
+@pytest.mark.parametrize("chunk_size", [2, 5, 27])
+def test_top_items_match_a_full_sort(histories, table_scorer, chunk_size):
+    table = torch.randn(5, VOCAB_SIZE)
+    chunks = CatalogScores(table_scorer(table), table, chunk_size)
+    ids, scores = top_items(chunks, k=6, excluded=item_sets(histories))
+    for row, history in enumerate(histories):
+        left = [item for item in range(2, VOCAB_SIZE) if item not in history]
+        expected = sorted(left, key=lambda item: -table[row, item])[:6]
+        assert ids[row].tolist() == expected
+        torch.testing.assert_close(scores[row], table[row, expected])
+
+
+def test_top_items_are_0_where_candidates_run_out(table_scorer):
+    table = torch.tensor([[9.0, 9.0, 1.0, 2.0, 3.0]])
+    chunks = CatalogScores(table_scorer(table), table, chunk_size=2)
+    ids, scores = top_items(chunks, k=7, excluded=item_sets([np.array([4])]))
+    assert ids.tolist() == [[3, 2, 0]]
+    assert scores.tolist() == [[2.0, 1.0, -torch.inf]]
+
+
+def test_ranks_among_negatives_match_a_plain_count(table_scorer):
+    table = torch.tensor([[9.0, 9.0, 1.0, 2.0, 3.0, 2.0, 0.0], [9.0, 9.0, 6.0, 5.0, 4.0, 3.0, 2.0]])
+    chunks = CatalogScores(table_scorer(table), table, chunk_size=2)
+    negatives = torch.tensor([[2, 5, 6], [2, 3, 4]])
+    assert rank_among(chunks, torch.tensor([3, 6]), negatives).tolist() == [2, 4]
+
+
+def test_negatives_are_unseen_different_and_popular():
+    popularity = np.array([99, 99, 0, 1, 2, 3, 40])
+    generator = np.random.default_rng(0)
+    draws = np.array(
+        [draw_negatives(popularity, np.array([5]), 2, generator) for _ in range(4_000)]
+    )
+    assert set(draws.flatten()) == {3, 4, 6}
+    assert (draws[:, 0] != draws[:, 1]).all()
+    # The first of a draw without replacement follows popularity itself, here of 1 + 2 + 40.
+    shares = [(draws[:, 0] == item).mean() for item in (3, 4, 6)]
+    assert shares == pytest.approx([1 / 43, 2 / 43, 40 / 43], abs=0.02)
+
+
+def test_too_few_negatives_are_counted():
+    with pytest.raises(ValueError, match="num_negatives is 3, but only 2 items"):
+        draw_negatives(np.array([0, 0, 5, 0, 1, 7]), np.array([2]), 3, np.random.default_rng(0))

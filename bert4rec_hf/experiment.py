@@ -177,7 +177,10 @@ def share_cores(accelerator: Accelerator) -> None:
     otherwise.
     """
     if accelerator.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
-        torch.set_num_threads(max(1, os.cpu_count() // accelerator.num_processes))
+        # Those this process may run on; taskset and containers can leave fewer than there are.
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+        torch.set_num_threads(max(1, cores // accelerator.num_processes))
 
 
 def run_experiment(

@@ -16,7 +16,7 @@ import datasets
 from huggingface_hub.errors import StrictDataclassError
 
 from bert4rec_hf.data.interactions import PreparationConfig
-from bert4rec_hf.data.prepared import prepare_dataset
+from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.sources import SOURCES
 from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bert4rec_hf.data.interactions import PreparationConfig
-from bert4rec_hf.data.prepared import load_prepared, prepare_dataset
+from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.experiment import (
     build_accelerator,

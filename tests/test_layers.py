@@ -1,4 +1,6 @@
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,12 @@ def test_the_island_needs_nothing_but_transformers(path):
     assert {name.split(".")[0] for name in names} <= allowed
     siblings = {path.stem for path in (PACKAGE / "modeling").glob("*.py")}
     assert {module for _, module in dots} <= siblings
+
+
+def test_training_does_not_import_what_only_preparation_needs():
+    code = "import sys, bert4rec_hf.experiment; print([n for n in sys.argv[1:] if n in sys.modules])"
+    unneeded = ["polars", "evaluate", "optuna"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *unneeded, "torch"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("['torch']")

@@ -11,10 +11,9 @@ import numpy as np
 import polars as pl
 from huggingface_hub.dataclasses import strict
 
+from .histories import SPLIT_NAMES
 from .synthetic import SyntheticConfig
 from .vocabulary import FIRST_ITEM_ID
-
-SPLIT_NAMES = ("train", "validation", "test")
 
 
 @strict

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def provenance(device: torch.device, num_processes: int) -> dict[str, Any]:
         "device": describe_device(device),
         "num_processes": num_processes,
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        | {package: version(package) for package in PACKAGES if find_spec(package)},
     }
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.dataset_card import render_card
-from bert4rec_hf.data.prepared import Histories, load_prepared, prepare_dataset
+from bert4rec_hf.data.histories import Histories
+from bert4rec_hf.data.interactions import PreparationConfig
+from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.data.vocabulary import vocabulary_fingerprint
 
@@ -278,7 +280,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(statistics):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bert4rec_hf.data.prepared.render_card", fail)
+    monkeypatch.setattr("bert4rec_hf.data.preparation.render_card", fail)
     with pytest.raises(OSError, match="no space left"):
         prepare(tmp_path)
     assert list((tmp_path / "made").iterdir()) == []

@@ -1,0 +1,226 @@
+"""From a raw source to a prepared dataset folder, written once and then read by everyone else.
+
+    source → RawInteractions → interactions → filters → histories → split → folder
+
+The folder holds a `datasets.DatasetDict` with int32 ids, the vocabulary as `tokenizer.json`, the
+titles where the source has them, everything that was measured, and a dataset card.
+"""
+
+import hashlib
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from .dataset_card import render_card
+from .histories import SPLIT_NAMES, Histories
+from .interactions import (
+    PreparationConfig,
+    build_histories,
+    collect_interactions,
+    count_distinct,
+    drop_duplicates,
+    drop_low_ratings,
+    filter_k_core,
+    measure_interactions,
+)
+from .sources import SOURCES, RawInteractions
+from .splits import SPLITS, split_interactions
+from .titles import read_titles
+from .vocabulary import FIRST_ITEM_ID, build_vocabulary, vocabulary_fingerprint
+
+
+def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
+    """Lay out the columns that are saved: whose history, its items, and the target if any."""
+    columns = {
+        "user": users.to_arrow().cast(pa.string()),
+        "items": pa.ListArray.from_arrays(histories.offsets.astype(np.int32), histories.values),
+    }
+    if histories.targets is not None:
+        columns["target"] = histories.targets
+    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
+
+
+def prepare_dataset(
+    source: str, path: Path | None, output: Path, config: PreparationConfig
+) -> dict[str, Any]:
+    """Turn a raw source into a prepared folder, and tell what was measured on the way.
+
+    Args:
+        source: A name of the table SOURCES.
+        path: The raw file; None where the source is generated.
+        output: The folder to write; it appears only when everything is in it.
+        config: What to keep, and how to split.
+
+    Returns:
+        The content of `statistics.json`.
+    """
+    check_request(source, path, output, config)
+    with refusing_unreadable(path):
+        raw = SOURCES[source](path, config)
+        frame = raw.frame if config.min_rating else raw.frame.drop("rating", strict=False)
+        frame = collect_interactions(frame, raw.ticks_per_second, path.name if path else source)
+    before = count_distinct(frame)
+    frame, dropped = apply_filters(frame, config)
+    interactions = build_histories(frame)
+    items = interactions.items.to_list()
+    split, histories = split_interactions(interactions, config)
+    titles = find_titles(raw, items, config)
+    statistics = {
+        "source": source,
+        "file": path.name if path else None,
+        "settings": used_settings(source, config),
+        "before": before,
+        **measure_interactions(interactions),
+        "dropped": dropped | {"being in no part of the split": frame.height - split.count_used()},
+        "left_out": split.left_out,
+        **measure_histories(histories, len(items)),
+        "titles": len(titles),
+        "vocabulary_fingerprint": vocabulary_fingerprint(items),
+        "fingerprint": dataset_fingerprint(items, histories),
+        "versions": {module.__name__: module.__version__ for module in (datasets, np, pl)},
+    }
+    if raw.best_possible and config.split == "leave_one_out" and not any(dropped.values()):
+        # It was worked out for the last items of whole histories.
+        statistics["best_possible"] = raw.best_possible
+    users = {name: interactions.users.gather(getattr(split, name).users) for name in SPLIT_NAMES}
+    parts = {name: to_dataset(histories[name], users[name]) for name in SPLIT_NAMES}
+    write_folder(output, parts, items, titles, statistics)
+    return statistics
+
+
+def check_request(source: str, path: Path | None, output: Path, config: PreparationConfig) -> None:
+    """Refuse what can be seen to fail before anything is read."""
+    for name, table, kind in ((source, SOURCES, "source"), (config.split, SPLITS, "split")):
+        if name not in table:
+            close = get_close_matches(name, table, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"there is no {kind} {name!r}; {hint}known: {', '.join(table)}")
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
+    if path is None and source != "synthetic":
+        raise ValueError(f"the source {source} needs the path of its file")
+    if path is not None and source == "synthetic":
+        raise ValueError(f"the source synthetic reads no file, got {path}")
+    if config.titles and not Path(config.titles).is_file():
+        raise FileNotFoundError(f"there is no file of titles {config.titles}")
+
+
+@contextmanager
+def refusing_unreadable(path: Path | None) -> Iterator[None]:
+    """Say of a broken file that it is broken, whoever notices."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"{path} cannot be read to its end: {error}; is it complete, and of this source?"
+        ) from error
+
+
+def apply_filters(
+    frame: pl.DataFrame, config: PreparationConfig
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Drop what the config does not want, and count the interactions dropped by each setting."""
+    filters = {
+        "min_rating": drop_low_ratings,
+        "duplicates": drop_duplicates,
+        "min_interactions": filter_k_core,
+    }
+    dropped = {}
+    for setting, keep in filters.items():
+        value = getattr(config, setting)
+        left = keep(frame, value)
+        if left.is_empty():
+            raise ValueError(
+                f"{setting}={value} leaves none of the {frame.height:,} interactions; lower it"
+            )
+        dropped[setting] = frame.height - left.height
+        frame = left
+    return frame, dropped
+
+
+def find_titles(
+    raw: RawInteractions, items: list[str], config: PreparationConfig
+) -> dict[str, str]:
+    """Read the titles from the file that the config names, or that lies beside the source."""
+    beside = [path for path in raw.titles if path.is_file()]
+    path = Path(config.titles) if config.titles else beside[0] if beside else None
+    if path is None:
+        return {}
+    with refusing_unreadable(path):
+        titles = read_titles(path, items)
+    if config.titles and not titles:
+        raise ValueError(
+            f"{path.name} has a title for none of the {len(items):,} items, the first is "
+            f"{items[0]!r}; does it belong to the source?"
+        )
+    return titles
+
+
+def used_settings(source: str, config: PreparationConfig) -> dict[str, Any]:
+    """Tell the settings, without the folders of this machine and what belongs to other sources."""
+    settings = asdict(config) | {"titles": Path(config.titles).name}
+    if source != "synthetic":
+        del settings["synthetic"]
+    return settings
+
+
+def measure_histories(histories: dict[str, Histories], num_items: int) -> dict[str, Any]:
+    """Count what each part holds, and the items and targets that training never sees."""
+    is_trained = np.zeros(FIRST_ITEM_ID + num_items, dtype=bool)
+    is_trained[histories["train"].values] = True
+    parts = {
+        name: {"histories": len(part), "interactions": len(part.values)}
+        for name, part in histories.items()
+    }
+    for name in ("validation", "test"):
+        parts[name]["targets not in train"] = int((~is_trained[histories[name].targets]).sum())
+    return {"splits": parts, "items_not_in_train": num_items - int(is_trained.sum())}
+
+
+def dataset_fingerprint(items: list[str], histories: dict[str, Histories]) -> str:
+    """Hash the catalog and all ids, the same on every machine."""
+    digest = hashlib.sha256(vocabulary_fingerprint(items).encode())
+    for name, part in histories.items():
+        digest.update(f"{name} {len(part)} {len(part.values)}".encode())
+        digest.update(part.offsets.astype("<i8").tobytes())
+        digest.update(part.values.astype("<i4").tobytes())
+        if part.targets is not None:
+            digest.update(part.targets.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_folder(
+    output: Path,
+    parts: dict[str, datasets.Dataset],
+    items: list[str],
+    titles: dict[str, str],
+    statistics: dict[str, Any],
+) -> None:
+    """Write everything under another name beside the output, and rename it when it is whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as workplace:
+        folder = Path(workplace) / output.name
+        datasets.DatasetDict(parts).save_to_disk(folder)
+        build_vocabulary(items).save_pretrained(folder)
+        if titles:
+            _write_json(folder / "titles.json", titles)
+        _write_json(folder / "statistics.json", statistics)
+        (folder / "README.md").write_text(render_card(statistics), encoding="utf-8")
+        folder.rename(output)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 Section = TypeVar("Section")
 
+PUBLISHED = ("model", "hit_rate@10", "ndcg@10", "source")
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -37,6 +38,10 @@ class DataConfig:
 
     num_workers: int = 0
     """Loader processes; the batches do not depend on their number."""
+
+    def validate_num_workers(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
 
 
 @strict
@@ -64,6 +69,8 @@ class TrainingConfig:
     """For matrices and embeddings; never for norms and biases."""
 
     max_grad_norm: float | int = 5.0
+    """Longer gradients are cut to this length."""
+
     seed: int = 0
     logging_steps: int = 50
     evaluation_steps: int = 500
@@ -96,9 +103,13 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def validate_learning_rate(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+    def validate_rates(self) -> None:
+        for name in ("learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     def validate_warmup_ratio(self) -> None:
         if not 0 <= self.warmup_ratio < 1:
@@ -119,7 +130,15 @@ class CardConfig:
     dataset_name: str
     dataset_license: str
     published: list[dict[str, str | float]] = field(default_factory=list)
-    """Numbers of others under the same protocol: `model`, `hit_rate@10`, `ndcg@10`, `source`."""
+    """Numbers of others under the same protocol, each with the keys of PUBLISHED."""
+
+    def validate_published(self) -> None:
+        for place, entry in enumerate(self.published):
+            if entry.keys() != set(PUBLISHED):
+                raise ValueError(
+                    f"published entry {place} must have {', '.join(PUBLISHED)}, "
+                    f"got {', '.join(entry) or 'nothing'}"
+                )
 
 
 def read_yaml(path: Path) -> dict[str, dict[str, Any]]:
@@ -160,7 +179,10 @@ def override(sections: dict[str, dict[str, Any]], arguments: Sequence[str]) -> N
             raise ValueError(f"{argument!r} is not a setting; write --section.setting value")
         if not equals and (value := next(pairs, None)) is None:
             raise ValueError(f"{argument} has no value; write --section.setting value")
-        sections.setdefault(section, {})[setting] = yaml.safe_load(value)
+        try:
+            sections.setdefault(section, {})[setting] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--{name} has the value {value!r}, which is not YAML") from error
 
 
 def unknown_name(name: str, owner: str, known: Sequence[str]) -> str:

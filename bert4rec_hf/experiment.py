@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
 
 from bert4rec_hf.config import (
     CardConfig,
@@ -27,19 +27,14 @@ from bert4rec_hf.config import (
 )
 from bert4rec_hf.data.collators import MaskedItemCollator, TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
-from bert4rec_hf.data.vocabulary import vocabulary_fingerprint
-from bert4rec_hf.evaluation.baselines import BASELINES
-from bert4rec_hf.evaluation.evaluator import (
-    EvaluationConfig,
-    Scorer,
-    evaluate,
-    evaluate_in_detail,
-)
+from bert4rec_hf.evaluation.baselines import count_popularity
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig, evaluate
 from bert4rec_hf.evaluation.metrics import METRICS
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.card import write_card
 from bert4rec_hf.hub.export import save_model_folder
+from bert4rec_hf.measurement import count_parameters, measure
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun
@@ -95,22 +90,42 @@ def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
             **{key: build_section(kind, sections.get(key, {}), key) for key, kind in kinds.items()},
         )
         # Built once with the smallest vocabulary, so that a mistake shows before any work is done.
-        build_config(experiment, SMALLEST_VOCABULARY)
+        with torch.device("meta"):
+            build_model(experiment, SMALLEST_VOCABULARY)
         build_collator(experiment)
         check_metric(experiment)
+        check_trackers(experiment)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return experiment
 
 
 def check_metric(experiment: Experiment) -> None:
-    """Refuse to choose the best model by something that is not measured."""
+    """Refuse to choose the best model, or to write a card, by something that is not measured."""
+    if 10 not in experiment.evaluation.ks:
+        raise ValueError(
+            "evaluation.ks must contain 10, at which everyone reports, "
+            f"got {experiment.evaluation.ks}"
+        )
     measured = [f"{name}@{k}" for name in METRICS for k in experiment.evaluation.ks]
     if experiment.training.metric not in measured:
         raise ValueError(
             f"training.metric must be one of {', '.join(measured)}, "
             f"got {experiment.training.metric!r}"
         )
+
+
+def check_trackers(experiment: Experiment) -> None:
+    """Refuse a tracker that accelerate would leave out without a word."""
+    known = [str(name) for name in LoggerType.list() if name != "all"]
+    installed = [str(name) for name in get_available_trackers()]
+    for name in experiment.training.trackers:
+        if name not in known:
+            raise ValueError(f"training.trackers must be of {', '.join(known)}, got {name!r}")
+        if name not in installed:
+            raise ValueError(
+                f"training.trackers names {name}, which is not installed; pip install {name}"
+            )
 
 
 def build_config(experiment: Experiment, vocab_size: int) -> BERT4RecConfig:
@@ -203,11 +218,20 @@ def run_experiment(
     """
     dataset = load_prepared(Path(experiment.data.dataset))
     model = build_model(experiment, dataset.vocab_size)
-    open_output(output, experiment, accelerator, is_resumed=is_resumed)
+    # Taken now: the checkout may have moved on when the training ends.
+    origin = provenance(accelerator.device, accelerator.num_processes)
+    identity = {
+        "dataset_fingerprint": dataset.fingerprint,
+        "num_processes": accelerator.num_processes,
+        "experiment": experiment.to_dict(),
+    }
+    open_output(output, identity, accelerator, is_resumed=is_resumed)
+    accelerator.init_trackers(experiment.name, config=flatten(identity))
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
-    split, popularity = dataset.validation, count_interactions(dataset)
+    split = dataset.validation
+    popularity = count_popularity(dataset.train, dataset.vocab_size)
 
     def validate(model: nn.Module) -> dict[str, float]:
         model.eval()
@@ -227,6 +251,7 @@ def run_experiment(
         "experiment": experiment.to_dict(),
         "parameters": count_parameters(best),
         "training": dataclasses.asdict(state),
+        **origin,
         **measure(best, dataset, experiment.evaluation, accelerator),
     }
     if accelerator.is_main_process:
@@ -237,117 +262,57 @@ def run_experiment(
 
 
 def open_output(
-    output: Path, experiment: Experiment, accelerator: Accelerator, *, is_resumed: bool
+    output: Path, identity: dict[str, Any], accelerator: Accelerator, *, is_resumed: bool
 ) -> None:
-    """Make the run's folder, or find it as the same experiment left it; start the trackers.
+    """Make the run's folder, or find it as the same run left it.
+
+    Args:
+        output: The run's folder.
+        identity: What must be the same when the run is resumed, kept in `run.json`.
+        accelerator: Tells the processes apart.
+        is_resumed: Whether the folder must exist, or must not.
 
     Raises:
-        ValueError: The folder exists and the run is not resumed, or the other way round, or it
-            holds another experiment.
+        ValueError: It is not so, or the folder holds another run.
     """
-    path, settings = output / "experiment.yaml", experiment.to_dict()
+    path = output / "run.json"
     if output.exists() and not is_resumed:
         raise ValueError(
             f"{output} exists; choose another --output, remove it, or go on with it by --resume"
         )
     if is_resumed and not path.exists():
         raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
-    if is_resumed and (before := read_yaml(path)) != settings:
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        raise ValueError(
-            f"{output} was begun with other settings in {', '.join(changed)}; resume with those "
-            f"of {path}, or choose another --output"
-        )
+    if is_resumed:
+        before, now = flatten(json.loads(path.read_text())), flatten(identity)
+        changed = [
+            f"{name} was {before.get(name)} and is {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{output} cannot be resumed, as {'; '.join(changed)}; go back to what it was, or "
+                "choose another --output"
+            )
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    if accelerator.is_main_process and not is_resumed:
+        output.mkdir(parents=True)
+        settings = yaml.safe_dump(identity["experiment"], sort_keys=False)
+        (output / "experiment.yaml").write_text(settings, encoding="utf-8")
+        path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
-    flat = {
-        f"{name}.{key}": str(value) for name in settings for key, value in settings[name].items()
-    }
-    accelerator.init_trackers(experiment.name, config=flat)
 
 
-def evaluate_folder(
-    folder: Path, dataset_folder: Path, arguments: Sequence[str], accelerator: Accelerator
-) -> dict[str, Any]:
-    """Measure a model folder as a run does at its end.
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Name nested settings by their path, their values as text.
 
-    Args:
-        folder: The model folder.
-        dataset_folder: The prepared dataset, made with the same vocabulary.
-        arguments: `--evaluation.setting value` pairs.
-        accelerator: Tells device and processes.
-
-    Raises:
-        ValueError: The vocabularies differ, or a setting is wrong.
+    >>> flatten({"model": {"layers": 2}, "seed": 0})
+    {'model.layers': '2', 'seed': '0'}
     """
-    sections = {"evaluation": {"ks": [5, 10, 20]}}
-    override(sections, arguments)
-    for name in sections.keys() - {"evaluation"}:
-        raise ValueError(f"{unknown_name(name, 'an evaluation', ['evaluation'])}")
-    config = build_section(EvaluationConfig, sections["evaluation"], "evaluation")
-    dataset = load_prepared(dataset_folder)
-    theirs = vocabulary_fingerprint(AutoTokenizer.from_pretrained(folder))
-    if theirs != dataset.vocabulary_fingerprint:
-        raise ValueError(
-            f"{folder} was trained with another vocabulary than that of {dataset_folder} "
-            f"(fingerprints {theirs} and {dataset.vocabulary_fingerprint}); evaluate "
-            "it on the dataset it was trained on"
-        )
-    model = BERT4RecForMaskedItemModeling.from_pretrained(folder)
-    results = {"run": folder.name, "parameters": count_parameters(model)}
-    return results | measure(model, dataset, config, accelerator)
-
-
-def count_interactions(dataset: PreparedDataset) -> np.ndarray:
-    """Popularity: (vocab,) interactions of each item in the training split, and nowhere else."""
-    return np.bincount(dataset.train.values, minlength=dataset.vocab_size)
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters of the item table and of the rest, tied ones counted once."""
-    total = sum(weight.numel() for weight in model.parameters())
-    head = model.get_output_embeddings().weight
-    table = model.get_input_embeddings().weight
-    embedding = table.numel() + (0 if head is table else head.numel())
-    return {"total": total, "item_embeddings": embedding, "encoder": total - embedding}
-
-
-def measure(
-    model: nn.Module,
-    dataset: PreparedDataset,
-    config: EvaluationConfig,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    """Evaluate a model and the baselines on the held-out splits, under one protocol.
-
-    Returns:
-        `test` and `validation` of the model, `baselines` on test, the share of the `best_possible`
-        where the dataset knows it, and what the numbers depend on.
-    """
-    popularity = count_interactions(dataset)
-    scorer = ModelScorer(accelerator.prepare_model(model, evaluation_mode=True).eval())
-
-    def on(split: str, contestant: Scorer) -> dict[str, Any]:
-        rows = getattr(dataset, split)
-        return evaluate_in_detail(contestant, rows, rows.targets, config, popularity).to_dict()
-
-    results = {
-        "dataset": dataset.statistics,
-        "test": on("test", scorer),
-        "validation": on("validation", scorer),
-        "baselines": {
-            name: on("test", baseline(dataset.train, dataset.vocab_size))
-            for name, baseline in BASELINES.items()
-        },
-        **provenance(accelerator.device, accelerator.num_processes),
-    }
-    best = dataset.statistics.get("best_possible", {})
-    results["share_of_best"] = {
-        name: results["test"]["metrics"][name] / value
-        for name, value in best.items()
-        if name in results["test"]["metrics"]
-    }
-    return results
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

@@ -101,12 +101,15 @@ class Recommender:
             raise ValueError(f"k must be at least 1, got {k}")
         if isinstance(histories, str) or len(histories) == 0:
             raise ValueError(f"histories must be a list of raw items, got {histories!r}")
-        if isinstance(histories[0], str):
-            return self._recommend([self._encode(histories, unknown)], k, exclude_seen)[0]
-        return self._recommend([self._encode(each, unknown) for each in histories], k, exclude_seen)
+        if any(isinstance(each, list | tuple) for each in histories):
+            encoded = [self._encode(each, unknown) for each in histories]
+            return self._recommend(encoded, k, exclude_seen)
+        return self._recommend([self._encode(histories, unknown)], k, exclude_seen)[0]
 
     def _encode(self, history: Sequence[str], unknown: str) -> np.ndarray:
         """Ids of raw items; padding and mask are no items."""
+        if isinstance(history, str):
+            raise TypeError(f"a history must be a list of raw items, got {history!r}")
         for item in history:
             if not isinstance(item, str):
                 raise TypeError(f"a raw item must be a string, got {item!r}; write {str(item)!r}")

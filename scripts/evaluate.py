@@ -12,10 +12,12 @@ import json
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from bert4rec_hf.experiment import evaluate_folder, share_cores
+from bert4rec_hf.experiment import share_cores
 from bert4rec_hf.hub.card import render_summary
+from bert4rec_hf.measurement import evaluate_folder
 
 
 def main() -> None:
@@ -33,8 +35,10 @@ def main() -> None:
     try:
         if arguments.output and arguments.output.exists():
             raise ValueError(f"{arguments.output} exists; choose another --output or remove it")
+        if arguments.output and not arguments.output.parent.is_dir():
+            raise ValueError(f"the folder of --output {arguments.output} does not exist; make it")
         results = evaluate_folder(arguments.model, arguments.dataset, settings, accelerator)
-    except (OSError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     if accelerator.is_main_process:
         print(render_summary(results))

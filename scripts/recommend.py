@@ -1,10 +1,11 @@
 """Recommend items for a history of raw items, oldest first.
 
-python scripts/recommend.py runs/synthetic/model item-0003 item-0007
+python scripts/recommend.py runs/synthetic/model item-003 item-007
 """
 
 import argparse
 
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from bert4rec_hf.recommender import UNKNOWN_ITEMS, Recommender
@@ -29,8 +30,10 @@ def main() -> None:
             exclude_seen=not arguments.include_seen,
             unknown=arguments.unknown,
         )
-    except (KeyError, OSError, ValueError) as error:
+    except KeyError as error:
         parser.exit(2, f"error: {error.args[0]}\n")
+    except (OSError, SafetensorError, ValueError) as error:
+        parser.exit(2, f"error: {arguments.model}: {error}\n")
     for place, (item, score, title) in enumerate(recommendations, start=1):
         print(f"{place:>3}  {score:8.4f}  {item}" + (f"  {title}" if title else ""))
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,13 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.experiment import (
     build_accelerator,
-    count_interactions,
-    evaluate_folder,
     load_experiment,
     run_experiment,
 )
+from bert4rec_hf.measurement import evaluate_folder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = {
@@ -118,7 +119,7 @@ def test_the_model_is_measured_on_the_last_items_with_everything_before_them(run
 
 def test_popularity_counts_training_interactions_only(dataset):
     prepared = load_prepared(dataset)
-    counts = count_interactions(prepared)
+    counts = count_popularity(prepared.train, prepared.vocab_size)
     expected = np.zeros(prepared.vocab_size, dtype=int)
     for row in range(len(prepared.train)):
         for item in prepared.train[row]:
@@ -152,14 +153,62 @@ def test_an_existing_output_is_refused_and_left_alone(run, config):
 def test_resuming_with_other_settings_is_refused(run, config):
     output, _ = run
     experiment = load_experiment(config, ["--training.learning_rate", "0.5"])
-    with pytest.raises(ValueError, match="begun with other settings in training"):
+    with pytest.raises(ValueError, match="training.learning_rate was 0.01 and is 0.5; go back"):
         run_experiment(experiment, output, build_accelerator(experiment, output), is_resumed=True)
+
+
+def test_a_resumed_run_ends_like_an_undisturbed_one(run, config, tmp_path):
+    output, results = run
+    broken = tmp_path / "tiny"
+    shutil.copytree(output, broken)
+    shutil.rmtree(broken / "checkpoints" / "step-00000008")
+    (broken / "results.json").unlink()
+    experiment = load_experiment(config)
+    torch.manual_seed(99)
+    again = run_experiment(
+        experiment, broken, build_accelerator(experiment, broken), is_resumed=True
+    )
+    for part in ("test", "validation", "baselines"):
+        assert again[part] == results[part]
+    timeless = [key for key in results["training"] if key != "train_seconds"]
+    assert {key: again["training"][key] for key in timeless} == {
+        key: results["training"][key] for key in timeless
+    }
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (output, broken)]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_resuming_a_run_that_is_over_takes_no_step(run, config):
+    output, results = run
+    experiment = load_experiment(config)
+    again = run_experiment(
+        experiment, output, build_accelerator(experiment, output), is_resumed=True
+    )
+    assert again["training"]["step"] == results["training"]["step"]
+    assert again["test"] == results["test"]
+
+
+def test_resuming_on_another_dataset_is_refused(run, dataset, config, tmp_path):
+    output, _ = run
+    broken, moved = tmp_path / "tiny", tmp_path / "moved"
+    shutil.copytree(output, broken)
+    dataset.rename(moved)
+    try:
+        make_dataset(dataset, seed=5)
+        experiment = load_experiment(config)
+        with pytest.raises(ValueError, match="cannot be resumed, as dataset_fingerprint was "):
+            run_experiment(
+                experiment, broken, build_accelerator(experiment, broken), is_resumed=True
+            )
+    finally:
+        shutil.rmtree(dataset)
+        moved.rename(dataset)
 
 
 def test_resuming_what_was_never_begun_is_refused(config, tmp_path):
     experiment = load_experiment(config)
     accelerator = build_accelerator(experiment, tmp_path)
-    with pytest.raises(ValueError, match="holds no run to resume: experiment.yaml is missing"):
+    with pytest.raises(ValueError, match="holds no run to resume: run.json is missing"):
         run_experiment(experiment, tmp_path, accelerator, is_resumed=True)
 
 
@@ -197,6 +246,15 @@ def test_a_missing_dataset_is_refused(config, tmp_path):
         (["--data.mask_ratio", "2"], r"mask_ratio must be in \(0, 1\], got 2"),
         (["--model.num_attention_heads", "5"], "hidden_size must be a multiple .* got 12 and 5"),
         (["--evaluation.candidates", "some"], "candidates must be full or sampled, got 'some'"),
+        (["--training.trackers", "[paper]"], "training.trackers must be of .*wandb.*, got 'paper'"),
+        (["--training.max_grad_norm", "-1"], "max_grad_norm must be positive, got -1"),
+        (["--training.weight_decay", "-1"], "weight_decay must be 0 or more, got -1"),
+        (["--data.num_workers", "-1"], "num_workers must be 0 or more, got -1"),
+        (["--model.hidden_act", "gelo"], "hidden_act must be an activation .*, got 'gelo'"),
+        (["--model.objective", "bpr"], "objective must be one of full_softmax.*, got 'bpr'"),
+        (["--model.hidden_size", "-64"], "hidden_size must be at least 1, got -64"),
+        (["--evaluation.ks", "[3]"], r"evaluation.ks must contain 10, .* got \[3\]"),
+        (["--card.published", "[{model: X}]"], "published entry 0 must have .*, got model"),
         (["--training.metric", "ndcg@7"], "training.metric must be one of .*, got 'ndcg@7'"),
     ],
 )
@@ -205,9 +263,28 @@ def test_a_wrong_setting_is_named_before_anything_is_done(config, arguments, mes
         load_experiment(config, arguments)
 
 
+def test_a_value_that_is_not_yaml_is_named(config):
+    with pytest.raises(ValueError, match=r"--evaluation.ks has the value '\[5, 10', which is not"):
+        load_experiment(config, ["--evaluation.ks", "[5, 10"])
+
+
+def test_sampled_ranking_claims_no_share_of_the_best_possible(run, dataset):
+    output, _ = run
+    settings = ["--evaluation.candidates=sampled", "--evaluation.num_negatives=20"]
+    results = evaluate_folder(output / "model", dataset, settings, Accelerator(cpu=True))
+    assert results["test"]["protocol"]["is_sampled"]
+    assert results["share_of_best"] == {}
+
+
+def test_a_tracker_that_is_not_installed_is_refused(config, monkeypatch):
+    monkeypatch.setattr("bert4rec_hf.experiment.get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(ValueError, match="names wandb, which is not installed; pip install wandb"):
+        load_experiment(config, ["--training.trackers", "[tensorboard, wandb]"])
+
+
 def launch(*arguments, processes=1):
     """Run the training script as a user would, on one or two processes."""
-    flags = ["--num_processes", processes, *(["--multi_gpu"] if processes > 1 else [])]
+    flags = ["--quiet", "--num_processes", processes, *(["--multi_gpu"] if processes > 1 else [])]
     command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_machines", 1]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", ROOT / "scripts" / "train.py"]
     environment = {"PATH": "/usr/bin:/bin", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -254,4 +331,5 @@ def test_the_script_names_a_misspelt_setting_without_a_traceback(config, tmp_pat
         "training.max_step is not a setting of TrainingConfig; did you mean max_steps?"
         in done.stderr
     )
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -111,6 +111,8 @@ def test_unknown_items_are_skipped_on_request(recommender):
         (["heat"], {"k": 0}, ValueError, "k must be at least 1, got 0"),
         ([], {}, ValueError, r"must be a list of raw items, got \[\]"),
         ("heat", {}, ValueError, "must be a list of raw items, got 'heat'"),
+        ([1, 2], {}, TypeError, "a raw item must be a string, got 1; write '1'"),
+        ([["heat"], "dune"], {}, TypeError, "a history must be a list of raw items, got 'dune'"),
         ([["heat"], [7]], {}, TypeError, "a raw item must be a string, got 7; write '7'"),
     ],
 )

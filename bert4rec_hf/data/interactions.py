@@ -71,6 +71,13 @@ class PreparationConfig:
         if self.min_interactions < 0:
             raise ValueError(f"min_interactions must be 0 or more, got {self.min_interactions}")
 
+    def validate_duplicates(self) -> None:
+        if self.duplicates == "keep_last" and self.split in ("temporal", "given"):
+            raise ValueError(
+                f"duplicates=keep_last would let the held-out part decide what the split "
+                f"{self.split} trains on; use keep_first or keep_all"
+            )
+
     def validate_users(self) -> None:
         if self.validation_users < 0 or self.test_users < 0:
             raise ValueError(
@@ -172,8 +179,8 @@ def check_rows(fault: pl.Series, messages: list[str], raw: pl.LazyFrame, name: s
     row = is_faulty.arg_max()
     found = raw.slice(row, 1).collect(engine="streaming").row(0, named=True)
     raise ValueError(
-        f"row {row + 1} of {name}, the header not counted, {messages[fault[row]]}: {found}; "
-        f"{is_faulty.sum():,} of {len(fault):,} rows cannot be used, mend or remove them"
+        f"interaction {row + 1} of {name} {messages[fault[row]]}: {found}; "
+        f"{is_faulty.sum():,} of {len(fault):,} interactions cannot be used, mend or remove them"
     )
 
 

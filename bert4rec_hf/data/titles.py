@@ -64,12 +64,22 @@ def titles_from_json_lines(path: Path) -> Iterable[tuple[str, str]]:
     with open_text(path, "rt", encoding="utf-8") as file:
         if file.readline().startswith("{'"):
             file.seek(0)
-            records = map(ast.literal_eval, file)
-            return [(record["asin"], record.get("title")) for record in records]
+            return [read_literal(line, path) for line in file]
     columns = dict.fromkeys(["parent_asin", "asin", "title"], pl.String)
     lines = pl.scan_ndjson(path.resolve().as_uri(), schema=columns)
     item = pl.coalesce("parent_asin", "asin")
     return lines.select(item, "title").collect(engine="streaming").iter_rows()
+
+
+def read_literal(line: str, path: Path) -> tuple[str, str]:
+    """Read item and title from one line of Python."""
+    try:
+        record = ast.literal_eval(line)
+        return record["asin"], record.get("title", "")
+    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path.name} has a line that is no dict with 'asin': {line[:80]!r}; is it complete?"
+        ) from error
 
 
 ITEM_COLUMNS = ("item", "item_id", "movieId")

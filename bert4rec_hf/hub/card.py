@@ -1,5 +1,6 @@
 """The model card: every figure in it is taken from a results file, none is typed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,37 @@ def render_summary(results: dict[str, Any]) -> str:
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")
     return "\n".join(lines)
+
+
+def render_results_table(runs: Sequence[dict[str, Any]]) -> str:
+    """One line per run for the README: the model beside item-kNN and the best published.
+
+    Args:
+        runs: Contents of results files.
+    """
+    lines = [
+        "| run | seen items | HR@10 / NDCG@10 | popularity | item-kNN | best published |",
+        "|---|---|---|---|---|---|",
+    ]
+    for results in runs:
+        name = results["run"]
+        baselines = results["baselines"]
+        published = results["experiment"]["card"]["published"]
+        best = max(published, key=lambda other: other["ndcg@10"], default=None)
+        cells = [
+            f"[{name}](model_cards/{name}.md)",
+            "left out" if results["test"]["protocol"]["exclude_seen"] else "ranked",
+            f"**{_headline(results['test']['metrics'])}**",
+            _headline(baselines["popularity"]["metrics"]),
+            _headline(baselines["item_knn"]["metrics"]),
+            f"{_headline(best)}, {best['model']}" if best else "–",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    return f"{metrics['hit_rate@10']:.4f} / {metrics['ndcg@10']:.4f}"
 
 
 def write_card(results: dict[str, Any], path: Path) -> None:

@@ -23,6 +23,9 @@ def save_model_folder(model: PreTrainedModel, dataset_folder: Path, folder: Path
     for name in VOCABULARY_FILES:
         if (dataset_folder / name).exists():
             shutil.copyfile(dataset_folder / name, unfinished / name)
+    replaced = folder.with_name(f".replaced-{folder.name}")
+    shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(replaced)
     unfinished.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 NUM_SPECIAL_IDS = 2
 """Padding (0) and mask (1); the ids from here on are items."""
@@ -73,11 +74,28 @@ class BERT4RecConfig(PreTrainedConfig):
                 f"got {self.vocab_size}"
             )
 
-    def validate_heads(self) -> None:
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+    def validate_sizes(self) -> None:
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range must be positive, got {self.initializer_range}")
+        if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, "
                 f"got {self.hidden_size} and {self.num_attention_heads}"
+            )
+
+    def validate_hidden_act(self) -> None:
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act must be an activation of transformers such as gelu, silu or relu, "
+                f"got {self.hidden_act!r}"
             )
 
     def validate_max_history_length(self) -> None:

@@ -22,7 +22,9 @@ class TrainingState:
     """Optimizer steps taken."""
 
     best_step: int = 0
-    best_metric: float = float("-inf")
+    best_metric: float = -1.0
+    """Below any metric; JSON has no infinity."""
+
     looks_since_best: int = 0
     """Evaluations since the best one."""
 

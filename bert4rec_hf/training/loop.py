@@ -61,6 +61,8 @@ class TrainingRun:
             keep_best: Called with the unwrapped model whenever it is the best so far.
         """
         config, state = self.config, self.state
+        if self._is_over():  # resumed after its end
+            return state
         progress = tqdm(
             total=config.max_steps,
             initial=state.step,
@@ -71,7 +73,8 @@ class TrainingRun:
         pace = _Pace(state)
         self.model.train()
         for batch in self.accelerator.prepare(loader):
-            pace.add(self._forward_backward(batch), len(batch["input_ids"]))
+            num_histories = len(batch["input_ids"]) * self.accelerator.num_processes
+            pace.add(self._forward_backward(batch), num_histories)
             if not self.accelerator.sync_gradients:
                 continue
             state.step += 1
@@ -82,10 +85,9 @@ class TrainingRun:
             if self._is_due(config.evaluation_steps):
                 self._look(evaluate(self.unwrapped), keep_best)
                 self.model.train()
-            is_over = state.looks_since_best >= config.patience
-            if is_over or self._is_due(config.checkpoint_steps):
+            if self._is_over() or self._is_due(config.checkpoint_steps):
                 self._save_checkpoint()
-            if is_over:
+            if self._is_over():
                 break
             pace.start()
         progress.close()
@@ -104,15 +106,17 @@ class TrainingRun:
             self.optimizer.zero_grad()
         return loss.detach()
 
+    def _is_over(self) -> bool:
+        is_patience_over = self.state.looks_since_best >= self.config.patience
+        return is_patience_over or self.state.step >= self.config.max_steps
+
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.max_steps
 
     def _log(self, pace: "_Pace", progress: tqdm) -> None:
         """Send loss and throughput since the last call to progress bar and trackers."""
         loss = self.accelerator.reduce(torch.stack(pace.losses).mean(), "mean").item()
-        histories = pace.histories * self.accelerator.num_processes
-        histories_per_second = histories / pace.seconds
-        self.state.histories += histories
+        histories_per_second = pace.histories / pace.seconds
         pace.reset()
         progress.set_postfix(
             loss=f"{loss:.4f}",
@@ -168,6 +172,7 @@ class _Pace:
     def add(self, loss: Tensor, histories: int) -> None:
         self.losses.append(loss)
         self.histories += histories
+        self.state.histories += histories
 
     def stop(self) -> None:
         """Count the time until now; what follows, until `start`, is not stepping."""

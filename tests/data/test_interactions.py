@@ -51,14 +51,17 @@ def test_without_timestamps_the_order_of_the_file_stays():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("", "x", "1"), r"row 6 of ml\.csv, the header not counted, has no user: .*'item': 'x'"),
+        (("", "x", "1"), r"interaction 6 of ml\.csv has no user: .*'item': 'x'"),
         ((None, "x", "1"), "has no user"),
         (("a", "", "1"), "has no item"),
         (("a", "  ", "1"), "has no item"),
         (("a", "x", "2001-02-03"), "has a timestamp that is not a number: .*'2001-02-03'"),
         (("a", "x", "nan"), "has a timestamp that is not a number"),
         (("a", "x", None), "has a timestamp that is not a number: .*None"),
-        (("a", "x", "-1"), "has a negative timestamp: .*'-1'.*; 1 of 6 rows cannot be used"),
+        (
+            ("a", "x", "-1"),
+            "has a negative timestamp: .*'-1'.*; 1 of 6 interactions cannot be used",
+        ),
     ],
 )
 def test_the_first_row_that_cannot_be_used_is_shown(row, message):

@@ -134,6 +134,7 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):
     )
     assert kept == [2, 4]
     assert (state.step, state.best_step, state.best_metric) == (10, 4, 0.3)
+    assert state.histories == 10 * 4
     assert [look["step"] for look in state.looks] == [2, 4, 6, 8, 10]
 
 

@@ -1,0 +1,39 @@
+"""Render the committed cards and the README's table anew from the files of model_cards/results/.
+
+python scripts/report.py
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from bert4rec_hf.hub.card import render_card, render_results_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def render_readme(readme: str, table: str) -> str:
+    """Put the table between the README's marks."""
+    marks = r"(<!-- results -->\n).*?(<!-- /results -->)"
+    return re.sub(marks, lambda found: f"{found[1]}{table}\n{found[2]}", readme, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Read results, write cards and table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    runs = []
+    for path in sorted((ROOT / "model_cards" / "results").glob("*.json")):
+        runs.append(json.loads(path.read_text(encoding="utf-8")))
+        card = ROOT / "model_cards" / f"{path.stem}.md"
+        card.write_text(render_card(runs[-1]), encoding="utf-8")
+        print(card.relative_to(ROOT))
+    readme = ROOT / "README.md"
+    text = render_readme(readme.read_text(encoding="utf-8"), render_results_table(runs))
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

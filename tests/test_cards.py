@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from bert4rec_hf.hub.card import render_card, render_results_table
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "model_cards" / "results").glob("*.json"))
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_list_is_not_empty():
+    assert ROOT / "model_cards" / "results" / "ml1m-bert4rec.json" in RESULTS
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_committed_card_says_what_was_measured(path):
+    card = ROOT / "model_cards" / f"{path.stem}.md"
+    assert card.read_text(encoding="utf-8") == render_card(read(path)), "run scripts/report.py"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_committed_results_name_what_they_depend_on(path):
+    results = read(path)
+    assert results["run"] == path.stem
+    assert not results["commit"].endswith("-dirty")
+    for key in ("device", "versions", "num_processes"):
+        assert results[key]
+    assert results["dataset"]["fingerprint"]
+    assert results["test"]["protocol"]["candidates"] == "full"
+    assert results["experiment"]["training"]["seed"] >= 0
+
+
+def test_every_committed_card_has_its_results():
+    cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
+    assert cards == {path.stem for path in RESULTS}
+
+
+def test_the_table_of_the_readme_says_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("<!-- results -->\n")
+    table, end, _ = rest.partition("\n<!-- /results -->")
+    assert end
+    assert table == render_results_table([read(path) for path in RESULTS]), "run scripts/report.py"

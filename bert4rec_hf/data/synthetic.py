@@ -31,8 +31,8 @@ MAX_MATRIX_SIZE = 2**22
 class SyntheticConfig:
     """How much to generate, and how much of it can be predicted."""
 
-    num_users: int = 3_000
-    num_items: int = 600
+    num_users: int = 5_000
+    num_items: int = 400
     mean_length: float | int = 20.0
     """Expected items per history, before the longest are cut."""
 

@@ -121,7 +121,7 @@ class TrainingRun:
         progress.set_postfix(
             loss=f"{loss:.4f}",
             histories_per_s=f"{histories_per_second:.0f}",
-            best=f"{self.state.best_metric:.4f}",
+            best=f"{self.state.best_metric:.4f}" if self.state.looks else "–",
         )
         self.accelerator.log(
             {

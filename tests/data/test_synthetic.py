@@ -160,8 +160,8 @@ def test_chunks_of_users_cover_everyone_once(monkeypatch):
         ({"num_users": 0}, "num_users must be at least 1, got 0"),
         ({"num_recent": 0}, "num_recent must be at least 1, got 0"),
         ({"mean_length": 4.0}, "got mean_length 4.0"),
-        ({"max_length": 301}, "got mean_length 20.0, max_length 301, num_items 600"),
-        ({"series_length": 3}, "series_length must be .* got 3 with 3 and 600"),
+        ({"max_length": 301}, "got mean_length 20.0, max_length 301, num_items 400"),
+        ({"series_length": 3}, "series_length must be .* got 3 with 3 and 400"),
         ({"pattern_ratio": 1.0}, r"pattern_ratio must be in \[0, 1\), got 1.0"),
     ],
 )

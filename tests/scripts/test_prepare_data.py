@@ -9,7 +9,11 @@ import pytest
 
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.prepared import load_prepared
-from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.data.synthetic import (
+    SyntheticConfig,
+    generate_interactions,
+    write_amazon_json,
+)
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 CONFIGS = (PreparationConfig, SyntheticConfig)
@@ -76,3 +80,18 @@ def test_every_setting_has_its_option(monkeypatch, capsys):
     assert sorted(options) == sorted(name.replace("_", "-") for name in settings | {"output"})
     assert "amazon2023_last_out" in text
     assert "temporal" in text
+
+
+@pytest.mark.slow
+def test_a_file_of_the_size_of_electronics_needs_little_memory(tmp_path):
+    """A stand-in of Amazon Electronics 5-core of 2018: 1.2 GB gzipped, 6.7 million reviews."""
+    config = SyntheticConfig(num_users=728_719, num_items=160_052, mean_length=9.3, max_length=50)
+    interactions = generate_interactions(config).interactions
+    raw = tmp_path / "Electronics_5.json.gz"
+    write_amazon_json(interactions, raw)
+    arguments = ["amazon_json", raw, "--output", tmp_path / "made", "--min-interactions", 5]
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = float(re.search(r"([\d.]+) GB at the peak", ran.stdout)[1])
+    assert peak < 1.2, ran.stdout
+    assert f"of {interactions.height:,}" in ran.stdout

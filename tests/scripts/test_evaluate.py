@@ -1,0 +1,88 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bert4rec_hf.data.interactions import PreparationConfig
+from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.hub.export import save_model_folder
+from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An untrained model folder and its dataset."""
+    root = tmp_path_factory.mktemp("evaluate")
+    synthetic = SyntheticConfig(num_users=97, num_items=60, mean_length=8.0, max_length=20)
+    config = PreparationConfig(synthetic=synthetic)
+    statistics = prepare_dataset("synthetic", None, root / "dataset", config)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 12, "intermediate_size": 20, "max_history_length": 9}
+    vocab_size = statistics["after"]["items"] + 2
+    model = BERT4RecForMaskedItemModeling(BERT4RecConfig(vocab_size=vocab_size, **shape))
+    save_model_folder(model, root / "dataset", root / "model")
+    return root / "model", root / "dataset"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_a_folder_is_measured_beside_the_baselines(folders, tmp_path, monkeypatch, capsys):
+    model, dataset = folders
+    output = tmp_path / "results.json"
+    run(monkeypatch, model, "--dataset", dataset, "--output", output)
+    results = json.loads(output.read_text())
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["test", "hit_rate@10", "ndcg@10", "mrr@10", "coverage@10"]
+    for line, name in zip(lines, ["model", "popularity", "last_item", "item_knn"], strict=False):
+        evaluation = results["test"] if name == "model" else results["baselines"][name]
+        assert line.split()[:2] == [name, f"{evaluation['metrics']['hit_rate@10']:.4f}"]
+    assert results["test"]["protocol"]["num_histories"] == 97
+    assert results["commit"]
+
+
+def test_sampled_ranking_is_marked(folders, monkeypatch, capsys):
+    model, dataset = folders
+    settings = ["--evaluation.candidates", "sampled", "--evaluation.num_negatives", "20"]
+    run(monkeypatch, model, "--dataset", dataset, *settings)
+    assert "sampled ranking: not comparable with full ranking" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "{here}/there/x.json"], "there/x.json does not exist; make it"),
+        (["--output", "{here}/taken.json"], "taken.json exists; choose another --output"),
+        (["--evaluation.kss", "[1]"], "evaluation.kss is not a setting of EvaluationConfig"),
+        (["--training.seed", "1"], "training is not a setting of an evaluation"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_measured(
+    folders, tmp_path, monkeypatch, capsys, arguments, message
+):
+    model, dataset = folders
+    (tmp_path / "taken.json").write_text("{}")
+    arguments = [argument.format(here=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, model, "--dataset", dataset, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_truncated_model_is_named(folders, tmp_path, monkeypatch, capsys):
+    model, dataset = folders
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for path in model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: 200 if "safe" in path.name else None])
+    with pytest.raises(SystemExit):
+        run(monkeypatch, broken, "--dataset", dataset)
+    assert "error: " in capsys.readouterr().err

@@ -219,7 +219,7 @@ def run_experiment(
     dataset = load_prepared(Path(experiment.data.dataset))
     model = build_model(experiment, dataset.vocab_size)
     # Taken now: the checkout may have moved on when the training ends.
-    origin = provenance(accelerator.device, accelerator.num_processes)
+    origin = provenance(accelerator)
     identity = {
         "dataset_fingerprint": dataset.fingerprint,
         "num_processes": accelerator.num_processes,

@@ -87,7 +87,7 @@ def evaluate_folder(
     return {
         "run": folder.name,
         "parameters": count_parameters(model),
-        **provenance(accelerator.device, accelerator.num_processes),
+        **provenance(accelerator),
         **measure(model, dataset, config, accelerator),
     }
 

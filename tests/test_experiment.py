@@ -282,11 +282,12 @@ def test_a_tracker_that_is_not_installed_is_refused(config, monkeypatch):
         load_experiment(config, ["--training.trackers", "[tensorboard, wandb]"])
 
 
-def launch(*arguments, processes=1):
+def launch(*arguments, processes=1, precision="no", backend="no"):
     """Run the training script as a user would, on one or two processes."""
     flags = ["--quiet", "--num_processes", processes, *(["--multi_gpu"] if processes > 1 else [])]
     command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_machines", 1]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", ROOT / "scripts" / "train.py"]
+    command += ["--mixed_precision", precision, "--dynamo_backend", backend]
+    command.append(ROOT / "scripts" / "train.py")
     environment = {"PATH": "/usr/bin:/bin", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*map(str, command), *map(str, arguments)],
@@ -321,6 +322,17 @@ def test_two_processes_learn_and_measure_what_one_does(config, tmp_path):
         assert two["baselines"][name]["metrics"] == baseline["metrics"]
     weights = [load_file(tmp_path / n / "model" / "model.safetensors") for n in "12"]
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.slow
+def test_precision_and_compilation_are_flags_of_the_launcher(config, tmp_path):
+    done = launch(config, "--output", tmp_path / "out", precision="bf16", backend="aot_eager")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["mixed_precision"], results["dynamo_backend"]) == ("bf16", "aot_eager")
+    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert not any("_orig_mod" in name for name in weights)
 
 
 @pytest.mark.slow

@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "polars")
 
 
-def provenance(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """Describe what ran, for a results file.
-
-    Args:
-        device: Of one process.
-        num_processes: How many of them there were.
-    """
+def provenance(accelerator: Accelerator) -> dict[str, Any]:
+    """Describe what runs, for a results file."""
     return {
         "commit": current_commit(),
-        "device": describe_device(device),
-        "num_processes": num_processes,
+        "device": describe_device(accelerator.device),
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "dynamo_backend": accelerator.state.dynamo_plugin.backend.value.lower(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES if find_spec(package)},
     }

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from bert4rec_hf.experiment import load_experiment
 from bert4rec_hf.hub.card import render_card, render_results_table
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,13 @@ def test_committed_results_name_what_they_depend_on(path):
     assert results["dataset"]["fingerprint"]
     assert results["test"]["protocol"]["candidates"] == "full"
     assert results["experiment"]["training"]["seed"] >= 0
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_experiment_of_committed_results_is_a_committed_config(path):
+    dataset, _, name = path.stem.partition("-")
+    experiment = load_experiment(ROOT / "configs" / dataset / f"{name}.yaml")
+    assert read(path)["experiment"] == experiment.to_dict()
 
 
 def test_every_committed_card_has_its_results():

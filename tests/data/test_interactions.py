@@ -40,7 +40,7 @@ def test_interactions_come_in_order_of_time_and_ties_in_order_of_the_file():
 
 def test_timestamps_keep_their_fractions_when_the_unit_is_smaller():
     frame = collect_interactions(lazy([("a", "x", "1999"), ("a", "y", "1001")]), 1000)
-    assert frame["timestamp"].to_list() == [1.001, 1.999]
+    assert frame["timestamp"].to_list() == pytest.approx([1.001, 1.999])
 
 
 def test_without_timestamps_the_order_of_the_file_stays():

@@ -81,7 +81,7 @@ def results():
         "| Other (published: A paper) | 0.5000 | | 0.3000 | |",
         "hit_rate@10 = 0.8000, of which this one reaches 54 %.",
         "| time | 20 s, 150 histories/s |",
-        "| device | 1 × A processor, 2 threads |",
+        "| device | 1 × A processor, threads: 2 |",
         "| seed, commit | 3, `abc123` |",
         "| steps | 1,500, the best validation ndcg@10 (0.3100) at step 1,200 |",
         "7 users, 61 items, 99 interactions; histories of 14.1 items on average",

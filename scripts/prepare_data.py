@@ -64,9 +64,11 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
     for name in after:
         print(f"{name:<14}{after[name]:>12,} of {before[name]:,}")
     for reason, count in statistics["dropped"].items():
-        print(f"dropped by {reason}: {count:,} interactions")
+        if count:
+            print(f"dropped by {reason}: {count:,} interactions")
     for reason, count in statistics["left_out"].items():
-        print(f"not held out, {reason}: {count:,} users")
+        if count:
+            print(f"not held out, {reason}: {count:,} users")
     for name, part in statistics["splits"].items():
         print(f"{name:<14}{part['histories']:>12,} histories")
     unit = 2**30 if sys.platform == "darwin" else 2**20

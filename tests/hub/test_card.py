@@ -96,7 +96,7 @@ def test_what_was_measured_stands_in_the_card(results, line):
 
 def test_the_metadata_says_what_a_hub_wants_to_know(results):
     data = ModelCard(render_card(results)).data
-    assert (data.library_name, data.license) == ("transformers", "mit")
+    assert (data["library_name"], data["license"]) == ("transformers", "mit")
     assert {"recommendation", "bert4rec"} <= set(data.tags)
     by_metric = {each.metric_type: each for each in data.eval_results}
     assert by_metric["ndcg@10"].metric_value == 0.2109

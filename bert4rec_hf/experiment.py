@@ -205,8 +205,8 @@ def run_experiment(
 
     Args:
         experiment: What to run.
-        output: The run's folder: `experiment.yaml`, `checkpoints/`, `logs/`, `model/` and
-            `results.json` come into it.
+        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
+            and `results.json` come into it.
         accelerator: As `build_accelerator` makes it.
         is_resumed: Go on from the newest checkpoint in that folder.
 
@@ -214,7 +214,8 @@ def run_experiment(
         What stands in `results.json`.
 
     Raises:
-        ValueError: The output folder exists and the run is not resumed, or the dataset is missing.
+        FileNotFoundError: The dataset was not prepared.
+        ValueError: The output folder exists and the run is not resumed, or is another run's.
     """
     dataset = load_prepared(Path(experiment.data.dataset))
     model = build_model(experiment, dataset.vocab_size)

@@ -137,7 +137,7 @@ def render_summary(results: dict[str, Any]) -> str:
 
 
 def render_results_table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line per run for the README: the model beside item-kNN and the best published.
+    """One line per run for the README: the model, the baselines and the best published.
 
     Args:
         runs: Contents of results files.

@@ -36,6 +36,15 @@ class DataConfig:
     random_window_ratio: float | int = 0.0
     """Share of views that end at a random item of the history, not at its newest."""
 
+    num_negatives: int = 4_096
+    """Items drawn per batch as wrong answers; only sampled objectives look at them."""
+
+    negative_distribution: str = "uniform"
+    """How they are drawn: `uniform`, or by `popularity`."""
+
+    pad_to_multiple_of: int = 1
+    """Fill packed batches up to such a number of items, so that compiled shapes stay put."""
+
     num_workers: int = 0
     """Loader processes; the batches do not depend on their number."""
 
@@ -67,6 +76,9 @@ class TrainingConfig:
 
     weight_decay: float | int = 0.01
     """For matrices and embeddings; never for norms and biases."""
+
+    row_sparse: bool = True
+    """Under a sampled objective, step only the rows of the item table that have a gradient."""
 
     max_grad_norm: float | int = 5.0
     """Longer gradients are cut to this length."""

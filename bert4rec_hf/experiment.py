@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import LoggerType, TorchDynamoPlugin
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -26,6 +27,7 @@ from bert4rec_hf.config import (
     unknown_name,
 )
 from bert4rec_hf.data.collators import MaskedItemCollator, TrainingViews, ViewBatchSampler
+from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import EvaluationConfig, evaluate
@@ -35,7 +37,11 @@ from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.card import write_card
 from bert4rec_hf.hub.export import save_model_folder
 from bert4rec_hf.measurement import count_parameters, measure
-from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling import (
+    SAMPLED_OBJECTIVES,
+    BERT4RecConfig,
+    BERT4RecForMaskedItemModeling,
+)
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun
 
@@ -135,19 +141,32 @@ def build_config(experiment: Experiment, vocab_size: int) -> BERT4RecConfig:
 
 def build_model(experiment: Experiment, vocab_size: int) -> BERT4RecForMaskedItemModeling:
     """A model with fresh weights."""
-    return BERT4RecForMaskedItemModeling(build_config(experiment, vocab_size))
+    model = BERT4RecForMaskedItemModeling(build_config(experiment, vocab_size))
+    if experiment.training.row_sparse and model.config.objective in SAMPLED_OBJECTIVES:
+        model.use_row_gradients()
+    return model
 
 
-def build_collator(experiment: Experiment) -> MaskedItemCollator:
-    """What makes batches of masked views."""
-    data = experiment.data
-    ratios = {
-        "mask_ratio": data.mask_ratio,
-        "last_item_ratio": data.last_item_ratio,
-        "random_window_ratio": data.random_window_ratio,
-    }
-    length = build_config(experiment, SMALLEST_VOCABULARY).max_history_length
-    return build_section(MaskedItemCollator, ratios, "data", max_history_length=length)
+def build_collator(
+    experiment: Experiment, popularity: np.ndarray | None = None
+) -> MaskedItemCollator:
+    """What makes batches of masked views.
+
+    Args:
+        experiment: Its `data` and `model` sections say how.
+        popularity: (vocab,) interactions of each item in training, for the sampled objectives.
+    """
+    data, config = experiment.data, build_config(experiment, SMALLEST_VOCABULARY)
+    given = {"max_history_length": config.max_history_length}
+    if config.objective in SAMPLED_OBJECTIVES:
+        if popularity is None:
+            popularity = np.zeros(SMALLEST_VOCABULARY)
+        given["negatives"] = NegativeSampler(
+            popularity, data.num_negatives, data.negative_distribution
+        )
+    names = ("mask_ratio", "last_item_ratio", "random_window_ratio", "pad_to_multiple_of")
+    settings = {name: getattr(data, name) for name in names}
+    return build_section(MaskedItemCollator, settings, "data", **given)
 
 
 def build_loader(
@@ -155,7 +174,7 @@ def build_loader(
 ) -> DataLoader:
     """Batches of all processes, from an optimizer step on to the last."""
     training = experiment.training
-    collator = build_collator(experiment)
+    collator = build_collator(experiment, count_popularity(dataset.train, dataset.vocab_size))
     batches_per_step = training.gradient_accumulation_steps * num_processes
     sampler = ViewBatchSampler(
         dataset.train.lengths.clip(max=collator.max_history_length),
@@ -180,6 +199,8 @@ def build_accelerator(experiment: Experiment, output: Path) -> Accelerator:
         gradient_accumulation_steps=experiment.training.gradient_accumulation_steps,
         log_with=experiment.training.trackers,
         project_dir=output / "logs",
+        # The launcher's default, static shapes, would compile anew for each number of items.
+        dynamo_plugin=TorchDynamoPlugin(dynamic=experiment.data.pad_to_multiple_of == 1),
     )
     share_cores(accelerator)
     return accelerator

@@ -299,10 +299,13 @@ def launch(*arguments, processes=1, precision="no", backend="no"):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_and_measure_what_one_does(config, tmp_path):
+@pytest.mark.parametrize("objective", ["full_softmax", "sampled_softmax"])
+def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objective):
     """Two processes take at once the two batches that one process accumulates."""
     for processes in (1, 2):
         settings = {
+            "model.objective": objective,
+            "data.num_negatives": 50,
             "model.hidden_dropout": 0,
             "model.attention_dropout": 0,
             "training.batch_size": 16,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,28 +10,53 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from .histories import Histories
+from .negatives import NegativeSampler, uniform_draws
+
 IGNORE_INDEX = -100
 PAD_ID = 0
 MASK_ID = 1
 
+MASKED_SHARE = 4
+"""Masked positions are filled up to a multiple that is so many times smaller than that of items."""
 
-def uniform_draws(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
-    """Hash keys and counters to numbers in [0, 1): the same pair always draws the same number.
 
-    The mixing steps are those of SplitMix64 (Steele, Lea and Flood, 2014,
-    https://doi.org/10.1145/2660193.2660195).
+class Views(NamedTuple):
+    """A batch of histories before it is masked: where each lies among the values, and its key."""
 
-    Args:
-        keys: (draws,) uint64, one per masked view.
-        counters: (draws,) which draw of its view this is, from 0.
+    values: np.ndarray
+    """(items,) ids of more histories than these."""
 
-    Returns:
-        (draws,) float64
+    starts: np.ndarray
+    """(batch,)"""
+
+    lengths: np.ndarray
+    """(batch,)"""
+
+    keys: np.ndarray
+    """(batch,) uint64, what all random choices of a view are made of."""
+
+
+def gather_examples(examples: Sequence[dict[str, Any]]) -> Views:
+    """Lay the histories of a list end to end; their keys are drawn from torch where missing."""
+    histories = [np.asarray(example["items"]) for example in examples]
+    lengths = np.array([len(history) for history in histories])
+    keys = (
+        np.array([example["view"] for example in examples], dtype=np.uint64)
+        if "view" in examples[0]
+        else torch.randint(2**62, (len(examples),)).numpy().astype(np.uint64)
+    )
+    return Views(np.concatenate(histories), np.cumsum(lengths) - lengths, lengths, keys)
+
+
+def count_places(lengths: np.ndarray) -> np.ndarray:
+    """Number the items of histories that lie end to end.
+
+    >>> count_places(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
     """
-    mixed = keys + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    firsts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(firsts, lengths)
 
 
 def left_padded(values: np.ndarray, lengths: np.ndarray, fill: int) -> Tensor:
@@ -57,7 +82,7 @@ def left_padded(values: np.ndarray, lengths: np.ndarray, fill: int) -> Tensor:
 @strict
 @dataclass(kw_only=True)
 class MaskedItemCollator:
-    """Choose a window of each history, mask items in it, and pad to a batch.
+    """Choose a window of each history, mask items in it, and lay the windows out as a batch.
 
     Two kinds of view: some items masked at random, as in the paper; or just the last one, as at
     test time. Given `view` keys, a view is the same in every process, worker and resumed run;
@@ -76,6 +101,15 @@ class MaskedItemCollator:
     random_window_ratio: float | int = 0.0
     """Share of views that end at a random item of the history, not at its newest."""
 
+    is_packed: bool = True
+    """Lay the windows end to end in one row, without padding; or pad them to a rectangle."""
+
+    pad_to_multiple_of: int = 1
+    """Fill a packed row up to such a number of items, so that compiled shapes stay put."""
+
+    negatives: NegativeSampler | None = None
+    """What draws the negatives of a sampled objective."""
+
     def validate_ratios(self) -> None:
         if not 0 < self.mask_ratio <= 1:
             raise ValueError(f"mask_ratio must be in (0, 1], got {self.mask_ratio}")
@@ -83,38 +117,41 @@ class MaskedItemCollator:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Mask and pad.
+    def validate_pad_to_multiple_of(self) -> None:
+        if self.pad_to_multiple_of < 1:
+            raise ValueError(
+                f"pad_to_multiple_of must be at least 1, got {self.pad_to_multiple_of}"
+            )
+
+    def __call__(self, examples: Views | Sequence[dict[str, Any]]) -> dict[str, Tensor | int]:
+        """Mask, and pack or pad.
 
         Args:
-            examples: One dict per history: `items` (ids, oldest first) and optionally `view`
-                (the number that all its random choices are made of).
+            examples: What `TrainingViews` hands out; or one dict per history, with `items` (ids,
+                oldest first) and optionally `view` (its key).
 
         Returns:
-            `input_ids`, `attention_mask` and `labels`, each (batch, length).
+            Packed: `input_ids`, `position_ids` and `labels`, each (1, tokens), shorter windows
+            first; `cu_seq_lens_q` and `cu_seq_lens_k` (histories + 1,); `max_length_q` and
+            `max_length_k`; `masked_positions` (masked,). Padded: `input_ids`, `attention_mask` and
+            `labels`, each (batch, length). Where negatives are drawn: `negatives` and
+            `negative_log_counts` (negatives,).
         """
-        histories = [np.asarray(example["items"], dtype=np.int64) for example in examples]
-        keys = (
-            np.array([example["view"] for example in examples], dtype=np.uint64)
-            if "view" in examples[0]
-            else torch.randint(2**62, (len(examples),)).numpy().astype(np.uint64)
-        )
-        is_last_item_view = uniform_draws(keys, np.zeros(len(keys))) < self.last_item_ratio
-        starts, ends = self._windows(
-            np.array([len(history) for history in histories]), keys, is_last_item_view
-        )
-        values = np.concatenate(
-            [history[i:j] for history, i, j in zip(histories, starts, ends, strict=True)]
-        )
-        masked = self._choose_masked(ends - starts, keys, is_last_item_view)
-        input_ids = left_padded(np.where(masked, MASK_ID, values), ends - starts, PAD_ID)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": (input_ids != PAD_ID).long(),
-            "labels": left_padded(
-                np.where(masked, values, IGNORE_INDEX), ends - starts, IGNORE_INDEX
-            ),
-        }
+        views = examples if isinstance(examples, Views) else gather_examples(examples)
+        is_last_item_view = uniform_draws(views.keys, np.zeros(len(views.keys)))
+        is_last_item_view = is_last_item_view < self.last_item_ratio
+        firsts, ends = self._windows(views.lengths, views.keys, is_last_item_view)
+        lengths, starts, keys = ends - firsts, views.starts + firsts, views.keys
+        if self.is_packed:  # windows of equal length side by side, as attention wants them
+            order = np.argsort(lengths, kind="stable")
+            lengths, starts, keys = lengths[order], starts[order], keys[order]
+            is_last_item_view = is_last_item_view[order]
+        places = count_places(lengths)
+        values = views.values[np.repeat(starts, lengths) + places].astype(np.int64)
+        masked = self._choose_masked(places, lengths, keys, is_last_item_view)
+        batch = self._pack if self.is_packed else self._pad
+        drawn = self.negatives.draw(np.bitwise_xor.reduce(keys)) if self.negatives else {}
+        return batch(values, masked, places, lengths) | drawn
 
     def _windows(
         self, lengths: np.ndarray, keys: np.ndarray, is_last_item_view: np.ndarray
@@ -124,47 +161,107 @@ class MaskedItemCollator:
         A random window of the first kind is as long as the history and the model allow; one of
         the second kind ends at any item that has another before it.
         """
+        if self.random_window_ratio == 0:
+            return np.maximum(lengths - self.max_history_length, 0), lengths
         is_random = uniform_draws(keys, np.full(len(keys), 1)) < self.random_window_ratio
         shortest = np.where(is_last_item_view, 2, self.max_history_length).clip(max=lengths)
         draws = uniform_draws(keys, np.full(len(keys), 2))
         random_ends = shortest + (draws * (lengths - shortest + 1)).astype(np.int64)
         ends = np.where(is_random, random_ends, lengths)
-        return (ends - self.max_history_length).clip(min=0), ends
+        return np.maximum(ends - self.max_history_length, 0), ends
 
     def _choose_masked(
-        self, lengths: np.ndarray, keys: np.ndarray, is_last_item_view: np.ndarray
+        self,
+        places: np.ndarray,
+        lengths: np.ndarray,
+        keys: np.ndarray,
+        is_last_item_view: np.ndarray,
     ) -> np.ndarray:
         """Truth for each item of all windows, one after the other; at least one per window."""
-        firsts = np.cumsum(lengths) - lengths
-        places = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
+        ends = np.cumsum(lengths)
         draws = uniform_draws(np.repeat(keys, lengths), places + 3)
-        masked = (draws < self.mask_ratio) | (
-            draws == np.repeat(np.minimum.reduceat(draws, firsts), lengths)
-        )
-        is_last = places == np.repeat(lengths - 1, lengths)
-        return np.where(np.repeat(is_last_item_view, lengths), is_last, masked)
+        lowest = np.minimum.reduceat(draws, ends - lengths)
+        masked = draws <= np.repeat(np.maximum(lowest, np.nextafter(self.mask_ratio, 0)), lengths)
+        masked &= ~np.repeat(is_last_item_view, lengths)
+        masked[ends[is_last_item_view] - 1] = True
+        return masked
+
+    def _pad(
+        self, values: np.ndarray, masked: np.ndarray, _: np.ndarray, lengths: np.ndarray
+    ) -> dict[str, Tensor]:
+        input_ids = left_padded(np.where(masked, MASK_ID, values), lengths, PAD_ID)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != PAD_ID).long(),
+            "labels": left_padded(np.where(masked, values, IGNORE_INDEX), lengths, IGNORE_INDEX),
+        }
+
+    def _pack(
+        self, values: np.ndarray, masked: np.ndarray, places: np.ndarray, lengths: np.ndarray
+    ) -> dict[str, Tensor | int]:
+        ends = np.cumsum(lengths)
+        positions = masked.nonzero()[0]
+        rows = [np.where(masked, MASK_ID, values), places, np.where(masked, values, IGNORE_INDEX)]
+        if self.pad_to_multiple_of > 1:
+            filler = self._filler(len(values))
+            # Masked positions in excess are those of the last item, which is filler.
+            excess = -len(positions) % max(1, self.pad_to_multiple_of // MASKED_SHARE)
+            positions = np.append(positions, np.full(excess, len(values) + filler.sum() - 1))
+            ends = np.append(ends, ends[-1] + np.cumsum(filler))
+            fills = (PAD_ID, count_places(filler), IGNORE_INDEX)
+            rows = [
+                np.append(row, np.broadcast_to(fill, filler.sum()))
+                for row, fill in zip(rows, fills, strict=True)
+            ]
+        input_ids, position_ids, labels = (torch.from_numpy(row).unsqueeze(0) for row in rows)
+        cu_seq_lens = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+        longest = int(lengths.max())
+        return {
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "labels": labels,
+            "cu_seq_lens_q": cu_seq_lens,
+            "cu_seq_lens_k": cu_seq_lens,
+            "max_length_q": longest,
+            "max_length_k": longest,
+            "masked_positions": torch.from_numpy(positions),
+        }
+
+    def _filler(self, num_items: int) -> np.ndarray:
+        """Lengths of the histories of padding that fill a row up; always as many, at least 1 item.
+
+        None is longer than a window, and those not needed are empty.
+        """
+        missing = self.pad_to_multiple_of - num_items % self.pad_to_multiple_of
+        num_pieces = -(-self.pad_to_multiple_of // self.max_history_length)
+        ends = np.arange(num_pieces + 1) * self.max_history_length
+        return np.diff(ends.clip(max=missing))
 
 
 class TrainingViews(Dataset):
-    """Histories under the keys that `ViewBatchSampler` gives out."""
+    """Histories under the keys that `ViewBatchSampler` gives out, a batch at a time."""
 
-    def __init__(self, histories: Sequence[np.ndarray]):
+    def __init__(self, histories: Histories):
         self.histories = histories
 
     def __len__(self) -> int:
         return len(self.histories)
 
-    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
-        row, view = index
-        return {"items": self.histories[row], "view": view}
+    def __getitems__(self, batch: np.ndarray) -> Views:
+        """The histories of one batch of the sampler."""
+        rows = batch["row"]
+        starts = self.histories.offsets[rows]
+        lengths = self.histories.offsets[rows + 1] - starts
+        return Views(self.histories.values, starts, lengths, batch["view"])
 
 
-class ViewBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (row, view key), every history once per epoch, alike lengths together.
+class ViewBatchSampler(Sampler[np.ndarray]):
+    """Batches of rows and view keys: every history once per epoch, equal work in every batch.
 
-    Histories are shuffled, then sorted by length within a run of `POOL` batches, so that little
-    of a batch is padding; the batches of a run come in random order. What is left over at the end
-    of an epoch, less than a batch, is dropped; it is another rest in each epoch.
+    Histories are shuffled and, within a run of `POOL` batches, sorted by length and dealt out back
+    and forth, so that the batches of a step, one per device, hold nearly the same number of items.
+    What is left over at the end of an epoch, less than a batch, is dropped; it is another rest in
+    each epoch.
 
     Args:
         lengths: (histories,) number of items, as far as the model reads them.
@@ -200,24 +297,31 @@ class ViewBatchSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.num_batches - self.first_batch
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield (batch,) arrays with the fields `row` and `view`."""
         batch = self.first_batch
         while batch < self.num_batches:
             epoch, first = divmod(batch, self.batches_per_epoch)
-            rows, keys = self._epoch(epoch)
+            batches = self._epoch(epoch)
             last = min(self.batches_per_epoch, first + self.num_batches - batch)
-            for index in range(first, last):
-                yield list(zip(rows[index].tolist(), keys[index].tolist(), strict=True))
+            yield from batches[first:last]
             batch += last - first
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and view keys of one epoch, each (batches, batch)."""
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """Rows and view keys of one epoch, (batches, batch)."""
         generator = np.random.default_rng([self.seed, epoch])
-        count = self.batches_per_epoch * self.batch_size
-        order = generator.permutation(len(self.lengths))[:count]
-        pool = np.arange(count) // (self.POOL * self.batch_size)
-        # lexsort sorts by its last key first.
-        rows = order[np.lexsort((self.lengths[order], pool))].reshape(-1, self.batch_size)
-        pool_of_batch = np.arange(len(rows)) // self.POOL
-        rows = rows[np.lexsort((generator.random(len(rows)), pool_of_batch))]
-        return rows, generator.integers(2**62, size=len(self.lengths), dtype=np.uint64)[rows]
+        order = generator.permutation(len(self.lengths))
+        batches = np.empty(
+            (self.batches_per_epoch, self.batch_size),
+            dtype=[("row", np.int64), ("view", np.uint64)],
+        )
+        for start in range(0, len(batches), self.POOL):
+            pool = batches["row"][start : start + self.POOL]
+            rows = order[start * self.batch_size :][: pool.size]
+            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
+            rounds = rows.reshape(self.batch_size, len(pool))
+            rounds[1::2] = rounds[1::2, ::-1]
+            pool[:] = rounds.T
+        keys = generator.integers(2**62, size=len(self.lengths), dtype=np.uint64)
+        batches["view"] = keys[batches["row"]]
+        return batches

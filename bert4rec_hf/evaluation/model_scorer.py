@@ -13,10 +13,12 @@ class NextItemModel(Protocol):
     """What the scorer needs of a model."""
 
     config: object
-    """With `vocab_size`, `max_history_length`, `pad_token_id` and `mask_token_id`."""
+    """With `vocab_size`, `max_history_length` and `mask_token_id`."""
 
-    def next_item_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, hidden) state of the mask in the last column."""
+    def next_item_states(
+        self, input_ids: Tensor, *, cu_seq_lens_q: Tensor, max_length_q: int
+    ) -> Tensor:
+        """(batch, hidden) state of the mask at the end of each packed history."""
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer whose rows, times the state, score the items."""
@@ -39,15 +41,20 @@ class ModelScorer:
             (batch, hidden)
         """
         config = self.model.config
-        newest = [history[-(config.max_history_length - 1) :] for history in histories]
-        width = max(map(len, newest)) + 1
-        input_ids = np.full((len(newest), width), config.pad_token_id, dtype=np.int64)
-        input_ids[:, -1] = config.mask_token_id
-        for row, history in zip(input_ids, newest, strict=True):
-            row[width - 1 - len(history) : -1] = history
+        mask = np.array([config.mask_token_id])
+        parts = [
+            part
+            for history in histories
+            for part in (history[-(config.max_history_length - 1) :], mask)
+        ]
+        lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
         device = self.model.get_output_embeddings().weight.device
-        ids = torch.as_tensor(input_ids, device=device)
-        return self.model.next_item_states(ids, (ids != config.pad_token_id).long())
+        cu_seq_lens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return self.model.next_item_states(
+            torch.as_tensor(np.concatenate(parts).astype(np.int64), device=device).unsqueeze(0),
+            cu_seq_lens_q=torch.as_tensor(cu_seq_lens, device=device),
+            max_length_q=int(lengths.max()),
+        )
 
     def score(self, encoded: Tensor, start: int, stop: int) -> Tensor:
         """Score a run of the catalog.

@@ -6,14 +6,14 @@ from .modeling_bert4rec import (
     BERT4RecModel,
     BERT4RecPreTrainedModel,
 )
-from .objectives import OBJECTIVES, full_softmax
+from .objectives import OBJECTIVES, SAMPLED_OBJECTIVES
 
 __all__ = [
     "NUM_SPECIAL_IDS",
     "OBJECTIVES",
+    "SAMPLED_OBJECTIVES",
     "BERT4RecConfig",
     "BERT4RecForMaskedItemModeling",
     "BERT4RecModel",
     "BERT4RecPreTrainedModel",
-    "full_softmax",
 ]

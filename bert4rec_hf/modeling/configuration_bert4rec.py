@@ -51,7 +51,10 @@ class BERT4RecConfig(PreTrainedConfig):
     """Score items by the same table that embeds them."""
 
     objective: str = "full_softmax"
-    """What training minimizes: a name of OBJECTIVES in objectives.py."""
+    """What training minimizes: `full_softmax`, `sampled_softmax` or `gbce`, see objectives.py."""
+
+    gbce_calibration: float | int = 0.75
+    """The t of gBCE: 0 is plain binary cross-entropy, 1 wholly calibrated."""
 
     hidden_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -116,6 +119,10 @@ class BERT4RecConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def validate_gbce_calibration(self) -> None:
+        if not 0 <= self.gbce_calibration <= 1:
+            raise ValueError(f"gbce_calibration must be in [0, 1], got {self.gbce_calibration}")
 
     def validate_special_ids(self) -> None:
         if (self.pad_token_id, self.mask_token_id) != (0, 1):

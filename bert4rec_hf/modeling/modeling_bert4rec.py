@@ -1,7 +1,7 @@
 """BERT4Rec from embeddings to masked-item head, to be read from top to bottom."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,31 +16,67 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention import Packing, describe_packing, packed_attention
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
-from .objectives import OBJECTIVES
+from .objectives import (
+    OBJECTIVES,
+    SAMPLED_OBJECTIVES,
+    ItemTable,
+    Negatives,
+    TableGradient,
+    build_objective,
+    look_up,
+)
 
 IGNORE_INDEX = -100
 """Label of a position that no loss looks at."""
 
 
-def count_positions(attention_mask: Tensor, origin: str) -> Tensor:
-    """Number the items of each history, whichever side its padding is on.
+def count_positions(places: Tensor, lengths: Tensor, origin: str) -> Tensor:
+    """Number the items of histories from the end that the model counts from.
 
-    >>> count_positions(torch.tensor([[0, 1, 1, 1]]), "newest").tolist()
-    [[0, 2, 1, 0]]
-    >>> count_positions(torch.tensor([[0, 1, 1, 1]]), "oldest").tolist()
-    [[0, 0, 1, 2]]
+    >>> count_positions(torch.tensor([0, 1, 2]), torch.tensor(3), "newest").tolist()
+    [2, 1, 0]
 
     Args:
-        attention_mask: (batch, length) 1 for items and masks, 0 for padding.
+        places: Place of each item in its history, from the oldest; below 0 at padding.
+        lengths: Items of its history, of a shape that goes with places.
         origin: "oldest" or "newest", the end that has position 0.
 
     Returns:
-        (batch, length) positions from 0; 0 at padding.
+        Positions from 0, of the shape of places; 0 at padding.
     """
-    items = attention_mask.long()
-    counted = items.flip(1).cumsum(1).flip(1) if origin == "newest" else items.cumsum(1)
-    return (counted - 1) * items
+    positions = lengths - 1 - places if origin == "newest" else places
+    return torch.where(places < 0, 0, positions)
+
+
+class Dropout(nn.Dropout):
+    """Dropout as ever; on CPU from 16 random bits per number, where torch's own is slow.
+
+    The share that is dropped is p to the nearest 1/65,536, and what is kept is scaled by just that
+    share.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        is_slow = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (self.training and self.p and is_slow):
+            return super().forward(hidden)
+        words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64)
+        bits = words.random_(-(2**63), None).view(torch.int16)[: hidden.numel()].view(hidden.shape)
+        dropped = round(self.p * 2**16)
+        kept = (bits >= dropped - 2**15).to(hidden.dtype)
+        return hidden * kept.mul_(2**16 / (2**16 - dropped))
+
+
+class ItemEmbedding(nn.Embedding):
+    """The item table; its gradient can be row-sparse, where the optimizer takes such."""
+
+    has_row_gradients = False
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        if self.has_row_gradients:
+            return look_up(input_ids, self.weight, self.padding_idx)
+        return super().forward(input_ids)
 
 
 class BERT4RecEmbeddings(nn.Module):
@@ -54,7 +90,7 @@ class BERT4RecEmbeddings(nn.Module):
             if config.norm_first
             else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         )
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, item_embeddings: Tensor, position_ids: Tensor) -> Tensor:
         return self.dropout(self.norm(item_embeddings + self.positions(position_ids)))
@@ -93,6 +129,19 @@ def eager_attention_forward(  # noqa: PLR0913 - the signature is transformers'
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def select(hidden: Tensor, keep: Tensor | None) -> Tensor:
+    """Those positions that are asked for, of all histories.
+
+    Args:
+        hidden: (batch, length, hidden)
+        keep: (kept,) positions in the batch, counted through its rows; None keeps all.
+
+    Returns:
+        (1, kept, hidden), or what came in.
+    """
+    return hidden if keep is None else hidden.flatten(0, 1)[keep].unsqueeze(0)
+
+
 class BERT4RecAttention(nn.Module):
     """Every item looks at every other, older and newer alike."""
 
@@ -109,23 +158,34 @@ class BERT4RecAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor | None, **kwargs: object
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None,
+        packing: Packing | None = None,
+        keep: Tensor | None = None,
+        **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
         heads = (*hidden.shape[:-1], -1, self.head_dim)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+        query, key, value = (
+            project(hidden).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        output, weights = attend(
-            self,
-            self.q_proj(hidden).view(heads).transpose(1, 2),
-            self.k_proj(hidden).view(heads).transpose(1, 2),
-            self.v_proj(hidden).view(heads).transpose(1, 2),
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(hidden.shape)), weights
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if packing is not None:
+            output = packed_attention(query[0], key[0], value[0], packing, self.scaling, dropout)
+            weights = None
+        else:
+            attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+            output, weights = attend(
+                self,
+                *(each.transpose(1, 2) for each in (query, key, value)),
+                attention_mask,
+                scaling=self.scaling,
+                dropout=dropout,
+                **kwargs,
+            )
+        return self.o_proj(select(output.reshape(hidden.shape), keep)), weights
 
 
 class BERT4RecMLP(nn.Module):
@@ -151,17 +211,21 @@ class BERT4RecLayer(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = BERT4RecMLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor | None = None, **kwargs: object
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        keep: Tensor | None = None,
+        **kwargs: object,
     ) -> Tensor:
+        read = self.attention_norm(hidden) if self.norm_first else hidden
+        attended, _ = self.self_attn(read, attention_mask, keep=keep, **kwargs)
+        hidden = select(hidden, keep) + self.dropout(attended)
         if self.norm_first:
-            attended, _ = self.self_attn(self.attention_norm(hidden), attention_mask, **kwargs)
-            hidden = hidden + self.dropout(attended)
             return hidden + self.dropout(self.mlp(self.mlp_norm(hidden)))
-        attended, _ = self.self_attn(hidden, attention_mask, **kwargs)
-        hidden = self.attention_norm(hidden + self.dropout(attended))
+        hidden = self.attention_norm(hidden)
         return self.mlp_norm(hidden + self.dropout(self.mlp(hidden)))
 
 
@@ -186,12 +250,37 @@ class BERT4RecPreTrainedModel(PreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
 
+class Layout(NamedTuple):
+    """How histories lie in a batch, padded or packed."""
+
+    places: Tensor
+    """(batch, length) place of each item in its history, from the oldest; -1 at padding."""
+
+    lengths: Tensor
+    """(batch, 1) or (1, tokens) items of the history that a position belongs to."""
+
+    longest: int
+    """Positions that the longest history takes."""
+
+    mask: Tensor | None = None
+    """What the attention functions of transformers take; None where nothing is padded."""
+
+    packing: Packing | None = None
+
+
+def find_items(input_ids: Tensor | None, inputs_embeds: Tensor, pad_token_id: int) -> Tensor:
+    """(batch, length) attention mask: 0 where ids are padding; all 1 where there are no ids."""
+    if input_ids is None:
+        return torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+    return (input_ids != pad_token_id).long()
+
+
 class BERT4RecModel(BERT4RecPreTrainedModel):
     """The encoder: a history of item ids in, one hidden state per item out."""
 
     def __init__(self, config: BERT4RecConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(
+        self.embed_tokens = ItemEmbedding(
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
         )
         self.embeddings = BERT4RecEmbeddings(config)
@@ -208,26 +297,35 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # noqa: PLR0913 - the names of transformers, and users expect all of them
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int | None = None,
+        keep: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encode histories.
+        """Encode histories, padded to a rectangle or packed end to end in one row.
 
         Args:
-            input_ids: (batch, length) ids, padded on either side.
+            input_ids: (batch, length) ids, padded on either side; or (1, tokens), packed.
             attention_mask: (batch, length) 1 for items and masks, 0 for padding; read off the
-                padding ids when None.
-            position_ids: (batch, length) counted from the configured end when None.
-            inputs_embeds: (batch, length, hidden) in place of input_ids.
+                padding ids when None. Packed histories have none.
+            position_ids: (batch, length) or (1, tokens) place of each item in its history, from
+                the oldest; counted when None. `position_origin` is applied to it.
+            inputs_embeds: (batch, length, hidden) or (1, tokens, hidden) in place of input_ids.
+            cu_seq_lens_q: (histories + 1,) cumulative lengths of packed histories, from 0 to
+                tokens; its presence says that the histories are packed.
+            max_length_q: Items of the longest packed history; looked up when None.
+            keep: (kept,) positions whose states are wanted, counted through the rows of the
+                batch; the last layer computes no others. All when None.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            last_hidden_state: (batch, length, hidden).
+            last_hidden_state: (batch, length, hidden), or (1, kept, hidden).
 
         Raises:
             ValueError: Neither or both of input_ids and inputs_embeds are given, or a history is
@@ -237,26 +335,54 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if attention_mask is None:
-            attention_mask = (
-                torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-                if input_ids is None
-                else (input_ids != self.config.pad_token_id).long()
-            )
-        if position_ids is None:
-            position_ids = count_positions(attention_mask, self.config.position_origin)
-        if inputs_embeds.shape[1] > self.config.max_history_length:
+        if cu_seq_lens_q is None:
+            if attention_mask is None:
+                attention_mask = find_items(input_ids, inputs_embeds, self.config.pad_token_id)
+            layout = self._lay_out_padded(inputs_embeds, attention_mask)
+        else:
+            layout = self._lay_out_packed(inputs_embeds, cu_seq_lens_q, max_length_q)
+        if layout.longest > self.config.max_history_length:
             raise ValueError(
-                f"the input has {inputs_embeds.shape[1]} positions and the model reads at most "
+                f"the input has {layout.longest} positions and the model reads at most "
                 f"max_history_length = {self.config.max_history_length}; keep the newest items"
             )
-        hidden = self.embeddings(inputs_embeds, position_ids)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
-        )
-        for layer in self.layers:
-            hidden = layer(hidden, mask, **kwargs)
+        places = layout.places if position_ids is None else position_ids
+        positions = count_positions(places, layout.lengths, self.config.position_origin)
+        hidden = self.embeddings(inputs_embeds, positions)
+        for index, layer in enumerate(self.layers):
+            is_last = index == len(self.layers) - 1
+            hidden = layer(
+                hidden,
+                layout.mask,
+                packing=layout.packing,
+                keep=keep if is_last else None,
+                **kwargs,
+            )
         return BaseModelOutput(last_hidden_state=self.norm(hidden))
+
+    def _lay_out_padded(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Layout:
+        is_item = attention_mask.long()
+        return Layout(
+            places=is_item.cumsum(1) * is_item - 1,
+            lengths=is_item.sum(dim=1, keepdim=True),
+            longest=inputs_embeds.shape[1],
+            mask=create_bidirectional_mask(
+                config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+            ),
+        )
+
+    def _lay_out_packed(
+        self, inputs_embeds: Tensor, cu_seq_lens: Tensor, max_length: int | None
+    ) -> Layout:
+        if max_length is None:
+            max_length = int(cu_seq_lens.diff().max())
+        packing = describe_packing(cu_seq_lens, max_length, inputs_embeds.shape[1])
+        return Layout(
+            places=packing.places.unsqueeze(0),
+            lengths=cu_seq_lens.diff()[packing.histories].unsqueeze(0),
+            longest=max_length,
+            packing=packing,
+        )
 
 
 class BERT4RecTransform(nn.Module):
@@ -277,6 +403,9 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
+    has_row_gradients: bool
+    """Whether a sampled objective gives the table a row-sparse gradient; see use_row_gradients."""
+
     def __init__(self, config: BERT4RecConfig):
         super().__init__(config)
         if config.objective not in OBJECTIVES:
@@ -286,6 +415,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         self.model = BERT4RecModel(config)
         self.transform = BERT4RecTransform(config) if config.output_transform else nn.Identity()
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.output_bias)
+        self.has_row_gradients = False
         self.post_init()
 
     @can_return_tuple
@@ -296,6 +426,9 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        masked_positions: Tensor | None = None,
+        negatives: Tensor | None = None,
+        negative_log_counts: Tensor | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -303,36 +436,58 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         """Score the catalog at every position, or learn at the masked ones.
 
         With labels there are no logits: training needs scores at masked positions only, and the
-        objective makes and consumes them. Without labels, padding and mask score -inf.
+        objective makes and consumes them; the last layer computes no other states, either.
+        Without labels, padding and mask score -inf.
 
         Args:
-            input_ids: (batch, length) ids.
+            input_ids: (batch, length) ids, padded; or (1, tokens), packed.
             attention_mask: (batch, length) 1 for items and masks, 0 for padding.
-            position_ids: (batch, length)
+            position_ids: (batch, length) or (1, tokens), see BERT4RecModel.
             inputs_embeds: (batch, length, hidden) in place of input_ids.
-            labels: (batch, length) ids of masked items, -100 elsewhere.
+            labels: (batch, length) or (1, tokens) ids of masked items, -100 elsewhere.
+            masked_positions: (masked,) where the labels are, counted through the rows of the
+                batch; filled up with positions of label -100 where shapes are to stay put. Looked
+                up when None, which breaks the graph of a compiler.
+            negatives: (negatives,) ids drawn for a sampled objective.
+            negative_log_counts: (negatives,) logarithm of how often each was expected.
             logits_to_keep: Score only so many last positions; 0 scores all.
             num_items_in_batch: Masked items that the loss is a mean over, where a step has several
                 forward passes; those of this pass when None.
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+            kwargs: `cu_seq_lens_q` and `max_length_q` of packed histories, see BERT4RecModel;
+                `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
             loss: scalar, float32, with labels; logits: (batch, length, vocab) without.
+
+        Raises:
+            ValueError: The objective needs negatives and there are none.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
             **kwargs,
-        )
+        }
         loss, logits = None, None
         if labels is None:
-            states = self.transform(outputs.last_hidden_state[:, -logits_to_keep:])
-            logits = self.lm_head(states)
+            outputs = self.model(**inputs)
+            logits = self.lm_head(self.transform(outputs.last_hidden_state[:, -logits_to_keep:]))
             logits[..., :NUM_SPECIAL_IDS] = -torch.inf
         else:
-            loss = self.masked_item_loss(outputs.last_hidden_state, labels, num_items_in_batch)
+            labels = labels.flatten()
+            if masked_positions is None:
+                masked_positions = labels.ne(IGNORE_INDEX).nonzero().squeeze(1)
+            items = self._share_table(inputs)
+            outputs = self.model(**inputs, keep=masked_positions)
+            drawn = None if negatives is None else Negatives(negatives, negative_log_counts)
+            loss = self.masked_item_loss(
+                outputs.last_hidden_state[0],
+                labels[masked_positions],
+                items,
+                drawn,
+                num_items_in_batch,
+            )
         return MaskedLMOutput(
             loss=loss,
             logits=logits,
@@ -340,42 +495,83 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             attentions=outputs.attentions,
         )
 
+    def use_row_gradients(self) -> None:
+        """Give the item table a row-sparse gradient, for an optimizer that takes such."""
+        self.has_row_gradients = True
+        # For a table of its own; the head looks up from a shared one.
+        self.model.embed_tokens.has_row_gradients = not self.config.tie_word_embeddings
+
+    def _share_table(self, inputs: dict[str, Any]) -> ItemTable:
+        """What the head scores by, looked up from as well if the embedding is the same table."""
+        weight, embedding = self.lm_head.weight, self.model.embed_tokens
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and weight.requires_grad):
+            return ItemTable(weight, self.lm_head.bias)
+        for_head, for_lookups = TableGradient.apply(weight, self.has_row_gradients)
+        # A tuner may have put another module in its place, which is then asked as usual.
+        is_shared = type(embedding) is ItemEmbedding and embedding.weight is weight
+        if is_shared and inputs["input_ids"] is not None:
+            ids, pad = inputs.pop("input_ids"), self.config.pad_token_id
+            inputs["inputs_embeds"] = look_up(ids, for_lookups, pad)
+            if inputs["attention_mask"] is None and "cu_seq_lens_q" not in inputs:
+                inputs["attention_mask"] = find_items(ids, inputs["inputs_embeds"], pad)
+        return ItemTable(for_head, self.lm_head.bias)
+
     def masked_item_loss(
-        self, hidden: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        items: ItemTable,
+        negatives: Negatives | None,
+        num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         """Mean of the objective over masked items.
 
         Args:
-            hidden: (batch, length, hidden) output of the encoder.
-            labels: (batch, length) ids of masked items, -100 elsewhere.
+            hidden: (masked, hidden) output of the encoder.
+            targets: (masked,) ids of the masked items; -100 where there is none.
+            items: What they are scored by.
+            negatives: Drawn for a sampled objective.
             num_items_in_batch: What the sum is divided by; the masked items when None.
 
         Returns:
             Scalar, float32.
-        """
-        masked = labels.flatten().ne(IGNORE_INDEX).nonzero().squeeze(1)  # (masked,)
-        targets = labels.flatten()[masked] - NUM_SPECIAL_IDS
-        bias = self.lm_head.bias
-        total = OBJECTIVES[self.config.objective](
-            self.transform(hidden.flatten(0, 1)[masked]),
-            targets,
-            self.lm_head.weight[NUM_SPECIAL_IDS:],
-            None if bias is None else bias[NUM_SPECIAL_IDS:],
-        )
-        return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
-    def next_item_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        Raises:
+            ValueError: The objective needs negatives and there are none.
+        """
+        if negatives is None and self.config.objective in SAMPLED_OBJECTIVES:
+            raise ValueError(
+                f"objective {self.config.objective} needs negatives and negative_log_counts in the "
+                "batch; give MaskedItemCollator its `negatives`, or use full_softmax"
+            )
+        weights = targets.ne(IGNORE_INDEX).float()
+        total = weights.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        states = self.transform(hidden)
+        return build_objective(self.config)(states, targets, weights / total, items, negatives)
+
+    def next_item_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **packing: Tensor | int
+    ) -> Tensor:
         """State of the mask behind each history; its product with an item's row is the score.
 
         Args:
-            input_ids: (batch, length) ids, padded on the left, the mask last.
+            input_ids: (batch, length) ids, padded on the left, the mask last; or (1, tokens),
+                packed, a mask at the end of each history.
             attention_mask: (batch, length) 1 for items and masks, 0 for padding.
+            packing: `cu_seq_lens_q` and `max_length_q` of packed histories.
 
         Returns:
             (batch, hidden)
         """
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.transform(hidden[:, -1])
+        if "cu_seq_lens_q" in packing:
+            last = packing["cu_seq_lens_q"][1:] - 1
+        else:
+            last = torch.arange(1, len(input_ids) + 1, device=input_ids.device)
+            last = last * input_ids.shape[1] - 1
+        outputs = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, keep=last, **packing
+        )
+        return self.transform(outputs.last_hidden_state[0])
 
 
 BERT4RecModel.register_for_auto_class("AutoModel")

@@ -1,29 +1,300 @@
-"""What training minimizes, as a function of the states at masked positions."""
+"""What training minimizes, as a function of the states at masked positions.
+
+None of them holds the (masked, catalog) scores whole. All have one signature; `negatives` are
+drawn by the collator, and only the sampled objectives look at them.
+"""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
+
+MAX_SCORES = 2**26
+"""Scores that the full softmax holds at once: 256 MB in float32, 400 masked items at 160,000."""
+
+# A copy of this file inside a model repository must not redefine the operators of another.
+_NAMESPACE = __name__.replace(".", "_").replace("-", "_")
+
+
+class ItemTable(NamedTuple):
+    """What items are scored by."""
+
+    weight: Tensor
+    """(vocab, hidden) one vector per id."""
+
+    bias: Tensor | None
+    """(vocab,) one number per id, or None."""
+
+
+class Negatives(NamedTuple):
+    """Items drawn as wrong answers, shared by all masked items of a forward pass."""
+
+    ids: Tensor
+    """(negatives,) drawn with replacement."""
+
+    log_counts: Tensor
+    """(negatives,) logarithm of how often each was expected among them."""
+
+
+class TableGradient(torch.autograd.Function):
+    """Hand out the item table twice, for the head and for lookups, and collect one gradient.
+
+    Lookups return rows; they are added to the dense gradient of the head in place, so that there
+    is never a second dense one. `keeps_rows` leaves the gradient row-sparse where the head's is.
+    """
+
+    @staticmethod
+    def forward(ctx: object, weight: Tensor, keeps_rows: bool) -> tuple[Tensor, Tensor]:
+        ctx.keeps_rows, ctx.shape = keeps_rows, weight.shape
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    def backward(
+        ctx: object, head: Tensor | None, lookups: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        if head is None or lookups is None:
+            total = lookups if head is None else head
+        elif head.is_sparse:
+            total = head + lookups
+        else:
+            rows, values = lookups._indices()[0], lookups._values()
+            return head.index_add_(0, rows, values.to(head.dtype)), None
+        if total is not None and total.is_sparse and not ctx.keeps_rows:
+            total = total.to_dense()
+        return total, None
+
+
+def look_up(ids: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """Rows of the table; their gradient is row-sparse, except where the compiler cannot have it."""
+    return F.embedding(ids, weight, padding_idx, sparse=not torch.compiler.is_compiling())
+
 
 def full_softmax(
-    states: Tensor, targets: Tensor, item_embeddings: Tensor, item_bias: Tensor | None
+    states: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    items: ItemTable,
+    negatives: Negatives | None = None,
 ) -> Tensor:
     """Cross-entropy of the masked items against the whole catalog.
 
+    The scores of a run of masked items are made, turned into their own gradient in place and used
+    up before the next run: three matrix products in all, two where the table is frozen.
+
     Args:
         states: (masked, hidden) output of the head at masked positions.
-        targets: (masked,) columns of the masked items in the catalog, from 0.
-        item_embeddings: (candidates, hidden) one vector per item of the catalog.
-        item_bias: (candidates,) one number per item, or None.
+        targets: (masked,) ids of the masked items; anything where the weight is 0.
+        weights: (masked,) float32 what each masked item counts; 0 leaves it out.
+        items: What they are scored by; padding and mask are no candidates.
+        negatives: Not used.
 
     Returns:
-        Scalar, float32: the sum over masked items, so that any mean can be taken of it.
+        Scalar, float32: the weighted sum.
     """
-    scores = F.linear(states, item_embeddings, item_bias)  # (masked, candidates)
-    return F.cross_entropy(scores.float(), targets, reduction="sum")
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    trains = [
+        torch.is_grad_enabled() and each is not None and each.requires_grad
+        for each in (states, items.weight, items.bias)
+    ]
+    return _full_softmax(states.to(dtype), targets, weights, items.weight, items.bias, trains)[0]
 
 
-Objective = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+def sampled_softmax(
+    states: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    items: ItemTable,
+    negatives: Negatives | None,
+) -> Tensor:
+    """Cross-entropy of the masked items against the negatives, an estimate of the full one.
 
-OBJECTIVES: dict[str, Objective] = {"full_softmax": full_softmax}
+    Each negative stands for 1 / (expected count) items of the catalog (log-q correction); those
+    that equal the target are left out, as the target stands for itself. So the expected sum of
+    exponentials is that of the full softmax, whatever the distribution (Bengio and Senécal, 2008,
+    https://doi.org/10.1109/TNN.2007.912312).
+
+    Takes the arguments of full_softmax, and needs the negatives.
+    """
+    of_targets, of_negatives = _score_some(states, targets, items, negatives.ids)
+    of_negatives = of_negatives.float() - negatives.log_counts
+    of_negatives = of_negatives.masked_fill(targets.unsqueeze(1) == negatives.ids, -torch.inf)
+    log_sums = torch.logaddexp(of_targets.float(), of_negatives.logsumexp(dim=1))
+    return (log_sums - of_targets.float()) @ weights
+
+
+def gbce(
+    states: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    items: ItemTable,
+    negatives: Negatives | None,
+    *,
+    calibration: float = 0.75,
+) -> Tensor:
+    """Binary cross-entropy whose positives are tempered against overconfidence.
+
+    Petrov and Macdonald, 2023, https://arxiv.org/abs/2308.07192: the probability of a target is
+    taken to the power beta, a function of the share of the catalog that is drawn and of the
+    calibration t. Here all masked items share their negatives.
+
+    Takes the arguments of full_softmax, needs the negatives, and
+
+        calibration: The paper's t; 0 is plain binary cross-entropy, 1 wholly calibrated.
+    """
+    of_targets, of_negatives = _score_some(states, targets, items, negatives.ids)
+    num_items, drawn = len(items.weight) - NUM_SPECIAL_IDS, len(negatives.ids)
+    rate = min(drawn / max(num_items - 1, 1), 1.0)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    wrong = F.softplus(of_negatives.float())  # -log(1 - probability)
+    wrong = wrong.masked_fill(targets.unsqueeze(1) == negatives.ids, 0).sum(dim=1)
+    return (wrong - beta * F.logsigmoid(of_targets.float())) @ weights / (drawn + 1)
+
+
+def _score_some(
+    states: Tensor, targets: Tensor, items: ItemTable, ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(masked,) scores of the targets and (masked, negatives) scores of the drawn items."""
+    targets = targets.clamp(min=NUM_SPECIAL_IDS)
+    of_targets = (states * look_up(targets, items.weight)).sum(dim=1)
+    of_negatives = states @ look_up(ids, items.weight).t()
+    if items.bias is None:
+        return of_targets, of_negatives
+    return of_targets + items.bias[targets], of_negatives + items.bias[ids]
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::full_softmax", mutates_args=())
+def _full_softmax(  # noqa: PLR0913 - operators take no tuples
+    states: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    trains: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss and its gradients by states, table and bias; those not needed are empty."""
+    loss, by_states, by_table, by_bias = _make_outputs(states, table, trains)
+    by_table[: NUM_SPECIAL_IDS if len(states) else None] = 0
+    # In half precision a share of the mean would underflow; there it comes in at the end.
+    factor = weights.new_ones(()) if states.dtype == table.dtype else weights.amax()
+    shares = (weights / factor).to(states.dtype).unsqueeze(1)  # (masked, 1)
+    rows = table[NUM_SPECIAL_IDS:].to(states.dtype)
+    run = max(1, MAX_SCORES // len(rows))
+    buffer = states.new_empty(min(run, len(states)), len(rows))
+    for start in range(0, len(states), run):
+        part = slice(start, start + run)
+        scores = torch.mm(states[part], rows.t(), out=buffer[: len(states[part])])
+        if bias is not None:
+            scores += bias[NUM_SPECIAL_IDS:]
+        columns = (targets[part] - NUM_SPECIAL_IDS).clamp(min=0).unsqueeze(1)
+        loss += softmax_cross_entropy_(scores, columns) @ weights[part]
+        scores.scatter_add_(1, columns, scores.new_full(columns.shape, -1))
+        if trains[0]:
+            by_states[part] = torch.mm(scores, rows) * weights[part].unsqueeze(1)
+        if trains[1]:
+            _add_product(by_table[NUM_SPECIAL_IDS:], scores.t(), states[part] * shares[part], start)
+        if trains[2]:
+            by_bias[NUM_SPECIAL_IDS:] += (scores.t() @ shares[part]).squeeze(1)
+    if states.dtype != table.dtype:
+        by_table *= factor
+        by_bias *= factor
+    return loss, by_states, by_table, by_bias
+
+
+def softmax_cross_entropy_(scores: Tensor, columns: Tensor) -> Tensor:
+    """Turn scores into probabilities in place, and say how unlikely the targets are.
+
+    Args:
+        scores: (masked, candidates)
+        columns: (masked, 1) place of each target among the candidates.
+
+    Returns:
+        (masked,) float32 cross-entropy.
+    """
+    targets = scores.gather(1, columns).float()
+    highest = scores.amax(dim=1, keepdim=True).float()
+    if scores.dtype == torch.float32:
+        probabilities = torch.softmax(scores, dim=1, out=scores)
+    else:
+        probabilities = torch.softmax(scores, dim=1, dtype=torch.float32)
+        scores.copy_(probabilities)
+    # The largest probability is exp(highest - log-sum-exp), and never near underflow.
+    log_sums = highest - probabilities.amax(dim=1, keepdim=True).log()
+    return (log_sums - targets).squeeze(1)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, is_begun: int) -> None:
+    """Add left @ right to what is begun, or begin with it."""
+    if total.dtype == left.dtype:
+        torch.addmm(total, left, right, beta=1 if is_begun else 0, out=total)
+    elif is_begun:
+        total += left @ right
+    else:
+        total.copy_(left @ right)
+
+
+def _make_outputs(
+    states: Tensor, table: Tensor, trains: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss and gradients before any work, each of the size it needs; the table's is not filled."""
+    return (
+        states.new_zeros((), dtype=torch.float32),
+        states.new_empty(states.shape if trains[0] else (0,), dtype=torch.float32),
+        table.new_empty(table.shape if trains[1] else (0, table.shape[1])),
+        table.new_zeros(table.shape[:1] if trains[2] else (0,)),
+    )
+
+
+@_full_softmax.register_fake
+def _(  # noqa: PLR0913 - as above
+    states: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    trains: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _make_outputs(states, table, trains)
+
+
+def _save_gradients(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    ctx.trains = inputs[-1]
+    ctx.set_materialize_grads(False)  # or there would be zeros of the size of the table
+    ctx.save_for_backward(*output[1:])
+
+
+def _scale_gradients(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Multiply what the forward pass made by the gradient of the loss, which is mostly 1."""
+    is_one = not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1
+    by_states, by_table, by_bias = (
+        None if not trains else each if is_one else each.mul_(grad)
+        for each, trains in zip(ctx.saved_tensors, ctx.trains, strict=True)
+    )
+    return by_states, None, None, by_table, by_bias, None
+
+
+_full_softmax.register_autograd(_scale_gradients, setup_context=_save_gradients)
+
+Objective = Callable[[Tensor, Tensor, Tensor, ItemTable, Negatives | None], Tensor]
+
+OBJECTIVES: dict[str, Objective] = {
+    "full_softmax": full_softmax,
+    "sampled_softmax": sampled_softmax,
+    "gbce": gbce,
+}
+
+SAMPLED_OBJECTIVES = ("sampled_softmax", "gbce")
+"""Those that need negatives, and give a gradient to few rows of the table."""
+
+
+def build_objective(config: BERT4RecConfig) -> Objective:
+    """The objective that a configuration names, with its settings."""
+    if config.objective == "gbce":
+        return partial(gbce, calibration=config.gbce_calibration)
+    return OBJECTIVES[config.objective]

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from bert4rec_hf.training.optimizer import build_optimizer, learning_rate
+from bert4rec_hf.training.gradients import (
+    average_rows,
+    clip_gradients,
+    copy_from_main_process,
+    leave_out_of_ddp,
+)
+from bert4rec_hf.training.optimizer import build_optimizer, learning_rate, row_tables
 
 Metrics = dict[str, float]
 
@@ -36,7 +43,12 @@ class TrainingRun:
         self.state = TrainingState()
         # The schedule is a function of the step and is not prepared: a prepared one would advance
         # once per process at every step.
+        self.tables = row_tables(model)
+        is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+        if not is_compiled:  # the gradients of a compiled model are dense
+            leave_out_of_ddp(model, self.tables)
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+        copy_from_main_process(self.tables)
 
     @property
     def unwrapped(self) -> nn.Module:
@@ -71,9 +83,9 @@ class TrainingRun:
             disable=not self.accelerator.is_main_process,
         )
         pace = _Pace(state)
+        num_histories = loader.batch_sampler.batch_size * self.accelerator.num_processes
         self.model.train()
         for batch in self.accelerator.prepare(loader):
-            num_histories = len(batch["input_ids"]) * self.accelerator.num_processes
             pace.add(self._forward_backward(batch), num_histories)
             if not self.accelerator.sync_gradients:
                 continue
@@ -99,7 +111,9 @@ class TrainingRun:
             loss = self.model(**batch).loss
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+                average_rows(self.tables, self.accelerator)
+                weights = list(self.model.parameters())
+                clip_gradients(weights, self.config.max_grad_norm, self.accelerator)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.state.step, self.config)
             self.optimizer.step()

@@ -1,24 +1,101 @@
 """The optimizer and the rate it runs at."""
 
 import math
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from bert4rec_hf.config import TrainingConfig
 
 
+class RowAdamW(AdamW):
+    """AdamW that takes row-sparse gradients, too, and then touches no other row.
+
+    Each row of such a parameter is stepped as `torch.optim.AdamW` steps a parameter of its own
+    that has no gradient in the other steps: its moments, its bias correction and its decay count
+    the steps it took part in. Groups with `by_row` are stepped so even if their gradient is dense
+    (that of a compiled model is); rows of zeros have then taken no part.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # The fused kernel looks for overflow in fp16 itself; rows need the scaler to do so.
+        self._step_supports_amp_scaling = False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Step the rows, then all else as AdamW does."""
+        grads = {}
+        for group in self.param_groups:
+            for table in group["params"] if group.get("by_row") else ():
+                if table.grad is not None:
+                    self._step_rows(table, group)
+                    grads[table], table.grad = table.grad, None
+        super().step(closure)
+        for table, grad in grads.items():
+            table.grad = grad
+
+    def _step_rows(self, table: Tensor, group: dict) -> None:
+        state = self.state[table]
+        if not state:
+            state["step"] = torch.zeros(len(table), device=table.device)
+            state["exp_avg"] = torch.zeros_like(table)
+            state["exp_avg_sq"] = torch.zeros_like(table)
+        rows, grad = rows_of(table.grad)
+        beta1, beta2 = group["betas"]
+        step = state["step"][rows] + 1
+        exp_avg = state["exp_avg"][rows].lerp_(grad, 1 - beta1)
+        exp_avg_sq = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        for name, value in (("step", step), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+            state[name][rows] = value
+        step = step.double().unsqueeze(1)
+        size = (group["lr"] / (1 - beta1**step)).to(table.dtype)
+        root = exp_avg_sq.sqrt_().div_((1 - beta2**step).sqrt_().to(table.dtype))
+        change = exp_avg.div_(root.add_(group["eps"])).mul_(size)
+        table[rows] = table[rows].mul_(1 - group["lr"] * group["weight_decay"]).sub_(change)
+
+
+def rows_of(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows have a gradient, and which.
+
+    Args:
+        grad: (rows, hidden) sparse by row; or dense, where rows of zeros have none.
+
+    Returns:
+        (touched,) and (touched, hidden).
+    """
+    if grad.is_sparse:
+        grad = grad.coalesce()
+        return grad.indices()[0], grad.values()
+    rows = grad.any(dim=1).nonzero().squeeze(1)
+    return rows, grad[rows]
+
+
+def row_tables(model: nn.Module) -> list[Tensor]:
+    """Tables whose gradient is sparse by row: the item tables of a model that says so."""
+    if not getattr(model, "has_row_gradients", False):
+        return []
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [
+        table for table in dict.fromkeys(layer.weight for layer in layers) if table.requires_grad
+    ]
+
+
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
-    """AdamW over what is trainable; weight decay spares norms and biases."""
+    """AdamW over what is trainable, tables by row; weight decay spares norms and biases."""
+    tables = set(row_tables(model))
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    return AdamW(
-        [
-            {"params": [w for w in trainable if w.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [w for w in trainable if w.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        fused=True,
-    )
+    groups = [
+        {"params": [w for w in trainable if w.ndim > 1 and w not in tables]},
+        {"params": [w for w in trainable if w.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = AdamW
+    if tables:
+        groups.append({"params": [w for w in trainable if w in tables], "by_row": True})
+        kind = RowAdamW
+    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

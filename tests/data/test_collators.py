@@ -11,8 +11,9 @@ from bert4rec_hf.data.collators import (
     TrainingViews,
     ViewBatchSampler,
     left_padded,
-    uniform_draws,
 )
+from bert4rec_hf.data.histories import Histories
+from bert4rec_hf.data.negatives import NegativeSampler, uniform_draws
 
 MASK = (2**64) - 1
 
@@ -39,6 +40,16 @@ def test_draws_are_uniform():
     assert ((counts - 4_000) ** 2 / 4_000).sum() < 100
 
 
+def padded(**settings):
+    return MaskedItemCollator(is_packed=False, **settings)
+
+
+def flat(histories):
+    """The same histories as they come from a prepared dataset."""
+    ends = np.cumsum([0, *map(len, histories)])
+    return Histories(np.concatenate(histories).astype(np.int32), ends)
+
+
 def examples(histories):
     return [{"items": items, "view": view} for view, items in enumerate(histories)]
 
@@ -58,7 +69,7 @@ def unmasked(batch):
 
 def test_masking_loses_no_item():
     histories = make_histories(97, longest=9)
-    batch = MaskedItemCollator(max_history_length=9, mask_ratio=0.4)(examples(histories))
+    batch = padded(max_history_length=9, mask_ratio=0.4)(examples(histories))
     assert unmasked(batch) == [history.tolist() for history in histories]
     is_masked = batch["labels"] != -100
     assert torch.equal(batch["input_ids"] == 1, is_masked)
@@ -67,14 +78,14 @@ def test_masking_loses_no_item():
 
 
 def test_the_newest_items_stand_in_the_last_columns():
-    batch = MaskedItemCollator(max_history_length=3)(examples([[7, 8, 9, 10], [5]]))
+    batch = padded(max_history_length=3)(examples([[7, 8, 9, 10], [5]]))
     assert unmasked(batch) == [[8, 9, 10], [5]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("ratio", [0.15, 0.6])
 def test_about_the_mask_ratio_is_masked(ratio):
-    collator = MaskedItemCollator(max_history_length=30, mask_ratio=ratio, last_item_ratio=0.0)
+    collator = padded(max_history_length=30, mask_ratio=ratio, last_item_ratio=0.0)
     batch = collator(examples([np.arange(2, 32)] * 2_000))
     share = (batch["labels"] != -100).double().mean().item()
     # 60,000 draws: three standard deviations are 0.006; a view without a mask gets one.
@@ -82,32 +93,26 @@ def test_about_the_mask_ratio_is_masked(ratio):
 
 
 def test_the_guaranteed_share_of_views_masks_just_the_last_item():
-    collator = MaskedItemCollator(max_history_length=8, mask_ratio=0.9, last_item_ratio=0.3)
+    collator = padded(max_history_length=8, mask_ratio=0.9, last_item_ratio=0.3)
     batch = collator(examples([np.arange(2, 10)] * 4_000))
     just_last = ((batch["labels"] != -100) == torch.tensor([False] * 7 + [True])).all(dim=1)
     assert just_last.double().mean().item() == pytest.approx(0.3, abs=0.025)
 
 
 def test_windows_are_the_newest_items_unless_random():
-    collator = MaskedItemCollator(
-        max_history_length=4, last_item_ratio=0.5, random_window_ratio=0.0
-    )
+    collator = padded(max_history_length=4, last_item_ratio=0.5, random_window_ratio=0.0)
     windows = unmasked(collator(examples([np.arange(2, 12)] * 50)))
     assert windows == [[8, 9, 10, 11]] * 50
 
 
 def test_random_windows_of_masked_views_are_full_and_reach_everywhere():
-    collator = MaskedItemCollator(
-        max_history_length=4, last_item_ratio=0.0, random_window_ratio=1.0
-    )
+    collator = padded(max_history_length=4, last_item_ratio=0.0, random_window_ratio=1.0)
     windows = unmasked(collator(examples([np.arange(2, 9)] * 300)))
     assert sorted(set(map(tuple, windows))) == [(s, s + 1, s + 2, s + 3) for s in (2, 3, 4, 5)]
 
 
 def test_random_windows_of_last_item_views_end_at_every_item_but_the_first():
-    collator = MaskedItemCollator(
-        max_history_length=4, last_item_ratio=1.0, random_window_ratio=1.0
-    )
+    collator = padded(max_history_length=4, last_item_ratio=1.0, random_window_ratio=1.0)
     windows = unmasked(collator(examples([np.arange(2, 8)] * 300)))
     assert sorted(set(map(tuple, windows))) == [
         (2, 3),
@@ -120,7 +125,7 @@ def test_random_windows_of_last_item_views_end_at_every_item_but_the_first():
 
 def test_a_view_depends_on_its_key_and_not_on_its_batch():
     histories = make_histories(20, longest=12)
-    collator = MaskedItemCollator(max_history_length=7, mask_ratio=0.5, random_window_ratio=0.5)
+    collator = padded(max_history_length=7, mask_ratio=0.5, random_window_ratio=0.5)
     together = collator(examples(histories))
     for row, example in enumerate(examples(histories)):
         alone = collator([example])
@@ -132,7 +137,7 @@ def test_a_view_depends_on_its_key_and_not_on_its_batch():
 
 
 def test_without_keys_views_follow_the_seed_of_torch():
-    collator = MaskedItemCollator(max_history_length=9, mask_ratio=0.5)
+    collator = padded(max_history_length=9, mask_ratio=0.5)
     batches = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -154,9 +159,80 @@ def test_an_impossible_ratio_is_refused(settings, message):
     assert re.search(message, str(caught.value.__cause__))
 
 
+def test_a_packed_batch_is_the_padded_one_without_its_padding():
+    histories = make_histories(31, longest=12)
+    settings = {"max_history_length": 7, "mask_ratio": 0.5, "random_window_ratio": 0.5}
+    rows = padded(**settings)(examples(histories))
+    row = MaskedItemCollator(**settings)(examples(histories))
+    lengths = rows["attention_mask"].sum(dim=1)
+    order = lengths.argsort(stable=True)
+    is_item = rows["attention_mask"][order].bool()
+    for name in ("input_ids", "labels"):
+        assert torch.equal(row[name], rows[name][order][is_item].unsqueeze(0))
+    assert row["cu_seq_lens_q"].tolist() == [0, *lengths[order].cumsum(0).tolist()]
+    assert row["position_ids"][0].tolist() == [
+        place for length in lengths[order].tolist() for place in range(length)
+    ]
+    assert row["max_length_q"] == row["max_length_k"] == 7
+    assert torch.equal(row["cu_seq_lens_k"], row["cu_seq_lens_q"])
+    assert row["cu_seq_lens_q"].dtype == torch.int32
+    assert torch.equal(row["masked_positions"], (row["labels"][0] != -100).nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("multiple", [5, 16, 100])
+def test_a_filled_up_batch_has_a_shape_that_stays_and_nothing_new(multiple):
+    shapes = set()
+    for seed in range(6):
+        histories = make_histories(13, longest=9, seed=seed)
+        settings = {"max_history_length": 6, "mask_ratio": 0.5}
+        plain = MaskedItemCollator(**settings)(examples(histories))
+        filled = MaskedItemCollator(**settings, pad_to_multiple_of=multiple)(examples(histories))
+        num_items, ends = plain["labels"].shape[1], filled["cu_seq_lens_q"]
+        assert filled["labels"].shape[1] % multiple == 0
+        for name in ("input_ids", "position_ids", "labels"):
+            assert torch.equal(filled[name][:, :num_items], plain[name])
+        assert filled["input_ids"][0, num_items:].tolist().count(0) == ends[-1] - num_items > 0
+        assert (filled["labels"][0, num_items:] == -100).all()
+        assert torch.equal(ends[: len(histories) + 1], plain["cu_seq_lens_q"])
+        assert (ends.diff() >= 0).all()
+        assert ends.diff().max() <= 6
+        masked = filled["masked_positions"]
+        kept = masked[filled["labels"][0, masked] != -100]
+        assert torch.equal(kept, plain["masked_positions"])
+        assert len(masked) % max(1, multiple // 4) == 0
+        shapes.add((len(ends), filled["labels"].shape[1] if multiple == 100 else None))
+    assert len(shapes) == 1
+
+
+def test_negatives_come_with_the_batch_and_depend_on_its_views_alone():
+    histories = make_histories(9, longest=9)
+    sampler = NegativeSampler(np.ones(50), 30, "uniform")
+    batches = [
+        MaskedItemCollator(max_history_length=9, negatives=sampler, is_packed=is_packed)(
+            examples(histories[:count])
+        )
+        for is_packed, count in ((True, 9), (False, 9), (True, 8))
+    ]
+    assert batches[0]["negatives"].shape == batches[0]["negative_log_counts"].shape == (30,)
+    assert torch.equal(batches[0]["negatives"], batches[1]["negatives"])
+    assert not torch.equal(batches[0]["negatives"], batches[2]["negatives"])
+
+
+def test_a_batch_of_the_dataset_is_that_of_its_examples():
+    histories = make_histories(40, longest=12)
+    collator = MaskedItemCollator(max_history_length=7, mask_ratio=0.5, random_window_ratio=0.5)
+    views = np.array([(7, 100), (3, 5), (21, 9)], dtype=[("row", int), ("view", np.uint64)])
+    batch = collator(TrainingViews(flat(histories)).__getitems__(views))
+    expected = collator([{"items": histories[row], "view": view} for row, view in views.tolist()])
+    assert batch.keys() == expected.keys()
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["labels"], expected["labels"])
+
+
 def sample(lengths, **options):
     settings = {"batch_size": 4, "num_batches": 12, "seed": 3} | options
-    return list(ViewBatchSampler(np.array(lengths), **settings))
+    batches = ViewBatchSampler(np.array(lengths), **settings)
+    return [list(map(tuple, batch.tolist())) for batch in batches]
 
 
 def test_every_history_comes_once_per_epoch_under_a_key_of_its_own():
@@ -173,12 +249,14 @@ def test_a_sampler_that_skips_goes_on_as_if_it_had_not():
         assert sample(range(1, 15), first_batch=first) == whole[first:]
 
 
-def test_lengths_of_a_batch_are_alike():
-    lengths = np.random.default_rng(0).permutation(64)
-    spreads = [
-        np.ptp(lengths[[row for row, _ in batch]]) for batch in sample(lengths, num_batches=16)
-    ]
-    assert spreads == [3] * 16
+def test_batches_hold_nearly_the_same_number_of_items():
+    lengths = np.random.default_rng(0).geometric(0.1, size=640)
+    batches = sample(lengths, batch_size=20, num_batches=32)
+    work = [lengths[[row for row, _ in batch]].sum() for batch in batches]
+    unsorted = [lengths[start : start + 20].sum() for start in range(0, 640, 20)]
+    for pool in (work[:16], work[16:]):
+        assert np.ptp(pool) <= lengths.max()
+    assert np.ptp(unsorted) > 2 * max(np.ptp(work[:16]), np.ptp(work[16:]))
 
 
 def test_fewer_histories_than_a_batch_make_one_batch():
@@ -186,12 +264,11 @@ def test_fewer_histories_than_a_batch_make_one_batch():
 
 
 def test_batches_do_not_depend_on_the_number_of_workers():
-    histories = make_histories(40, longest=12)
-    lengths = np.array([len(history) for history in histories])
+    histories = flat(make_histories(40, longest=12))
     collator = MaskedItemCollator(max_history_length=7, mask_ratio=0.5, random_window_ratio=0.5)
     runs = []
     for num_workers in (0, 2):
-        sampler = ViewBatchSampler(lengths, batch_size=8, num_batches=9, seed=0)
+        sampler = ViewBatchSampler(histories.lengths, batch_size=8, num_batches=9, seed=0)
         views = TrainingViews(histories)
         runs.append(
             list(

@@ -9,11 +9,16 @@ from transformers import Trainer, TrainingArguments
 
 from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.data.collators import MaskedItemCollator, TrainingViews, ViewBatchSampler
+from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun
 
-HISTORIES = [np.arange(2, 2 + length) for length in (3, 9, 5, 7, 4, 11, 6, 8, 10, 12, 5)]
+LENGTHS = np.array([3, 9, 5, 7, 4, 11, 6, 8, 10, 12, 5])
+HISTORIES = Histories(
+    np.concatenate([np.arange(2, 2 + length, dtype=np.int32) for length in LENGTHS]),
+    np.array([0, *LENGTHS.cumsum()]),
+)
 
 
 def make_model(**settings):
@@ -37,7 +42,7 @@ def make_config(**settings):
 
 def make_loader(config, first_step=0):
     sampler = ViewBatchSampler(
-        np.array([len(history) for history in HISTORIES]),
+        LENGTHS,
         batch_size=config.batch_size,
         num_batches=config.max_steps * config.gradient_accumulation_steps,
         seed=config.seed,

@@ -1,0 +1,206 @@
+"""Attention within packed histories: every item sees the items of its own history, and no padding.
+
+Three ways, one result. On CUDA `varlen_attn` takes the packed row as it is. On CPU, histories of
+equal length that lie side by side are one call of the fused kernel; the collator sorts them so.
+Where neither can be used (attention dropout, float32 or older devices on CUDA), the histories are
+laid out in padded rows for attention alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+# A copy of this file inside a model repository must not redefine the operators of another.
+_NAMESPACE = __name__.replace(".", "_").replace("-", "_")
+
+_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class Packing(NamedTuple):
+    """Where each history lies in a packed row."""
+
+    cu_seq_lens: Tensor
+    """(histories + 1,) int32; history i has the items from cu_seq_lens[i] to cu_seq_lens[i + 1]."""
+
+    max_length: int
+    """Items of the longest history."""
+
+    histories: Tensor
+    """(tokens,) the history that an item belongs to."""
+
+    places: Tensor
+    """(tokens,) place of an item in its history, from the oldest."""
+
+
+def describe_packing(cu_seq_lens: Tensor, max_length: int, num_tokens: int) -> Packing:
+    """Say of each item of a packed row which history it belongs to, and where it stands there.
+
+    >>> packing = describe_packing(torch.tensor([0, 2, 5]), 3, 5)
+    >>> packing.histories.tolist(), packing.places.tolist()
+    ([0, 0, 1, 1, 1], [0, 1, 0, 1, 2])
+
+    Args:
+        cu_seq_lens: (histories + 1,) cumulative lengths, from 0 to num_tokens.
+        max_length: Items of the longest history.
+        num_tokens: Items of the row.
+    """
+    tokens = torch.arange(num_tokens, device=cu_seq_lens.device, dtype=cu_seq_lens.dtype)
+    histories = torch.searchsorted(cu_seq_lens[1:], tokens, right=True)
+    return Packing(cu_seq_lens, max_length, histories, tokens - cu_seq_lens[histories])
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend within each history, by the fastest way that the device and the settings allow.
+
+    Args:
+        query: (tokens, heads, head_dim)
+        key: (tokens, heads, head_dim)
+        value: (tokens, heads, head_dim)
+        packing: Where the histories lie.
+        scaling: Factor of the products.
+        dropout: Share of attention weights dropped.
+
+    Returns:
+        (tokens, heads, head_dim)
+    """
+    if dropout == 0 and query.device.type == "cpu":
+        return _attend_by_length(query, key, value, packing.cu_seq_lens, scaling)[0]
+    if dropout == 0 and _has_varlen(query):
+        lengths, longest = packing.cu_seq_lens, packing.max_length
+        return varlen_attn(query, key, value, lengths, lengths, longest, longest, scale=scaling)
+    return _attend_padded(query, key, value, packing, scaling, dropout)
+
+
+def _has_varlen(query: Tensor) -> bool:
+    """Whether torch's kernel for packed rows takes such a query."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and query.shape[-1] % 8 == 0
+    )
+
+
+def _attend_padded(  # noqa: PLR0913 - what every attention takes
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, dropout: float
+) -> Tensor:
+    """Pad the histories, attend, and pack the result; shapes as in packed_attention."""
+    starts = packing.cu_seq_lens[:-1, None]
+    lengths = packing.cu_seq_lens.diff()[:, None]
+    columns = torch.arange(packing.max_length, device=query.device)
+    tokens = (starts + columns).clamp(max=len(query) - 1)  # (histories, length)
+    # An empty history sees one item, so that no row is without any; nothing reads its output.
+    sees = (columns < lengths.clamp(min=1))[:, None, None]
+    padded = F.scaled_dot_product_attention(
+        *(each[tokens].transpose(1, 2) for each in (query, key, value)),
+        attn_mask=sees,
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return padded.transpose(1, 2)[packing.histories, packing.places.long()]
+
+
+def _runs(cu_seq_lens: Tensor) -> list[tuple[int, int, int]]:
+    """First item, one past the last, and length of each run of neighbours of equal length."""
+    ends = cu_seq_lens.tolist()
+    runs: list[tuple[int, int, int]] = []
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        length = end - start
+        if runs and runs[-1][2] == length:
+            runs[-1] = (runs[-1][0], end, length)
+        elif length:
+            runs.append((start, end, length))
+    return runs
+
+
+def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
+    """(histories, heads, length, …) view of a run of histories of equal length."""
+    start, end, length = run
+    return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
+def _attend_by_length(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Output (tokens, heads, head_dim) and log-sum-exp (tokens, heads); opaque to the compiler."""
+    output = torch.empty(query.shape, dtype=query.dtype)
+    sums = torch.empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
+    for run in _runs(cu_seq_lens):
+        attended, run_sums = _flash_forward(
+            _rows(query, run), _rows(key, run), _rows(value, run), scale=scaling
+        )
+        _rows(output, run).copy_(attended)
+        _rows(sums, run).copy_(run_sums)
+    return output, sums
+
+
+@_attend_by_length.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    sums = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
+    return query.new_empty(query.shape), sums
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::attend_by_length_backward", mutates_args=())
+def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    sums: Tensor,
+    cu_seq_lens: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, each (tokens, heads, head_dim)."""
+    grads = tuple(torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
+    for run in _runs(cu_seq_lens):
+        inputs = (_rows(each, run) for each in (grad, query, key, value, output, sums))
+        for whole, part in zip(
+            grads, _flash_backward(*inputs, 0.0, False, scale=scaling), strict=True
+        ):
+            _rows(whole, run).copy_(part)
+    return grads
+
+
+@_attend_by_length_backward.register_fake
+def _(  # noqa: PLR0913 - as above
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    sums: Tensor,
+    cu_seq_lens: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(each.new_empty(each.shape) for each in (query, key, value))
+
+
+def _save(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scaling = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: object, grad: Tensor, _: Tensor) -> tuple:
+    query, key, value, cu_seq_lens, output, sums = ctx.saved_tensors
+    grads = _attend_by_length_backward(
+        grad, query, key, value, output, sums, cu_seq_lens, ctx.scaling
+    )
+    return *grads, None, None
+
+
+_attend_by_length.register_autograd(_backward, setup_context=_save)

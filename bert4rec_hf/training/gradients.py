@@ -1,0 +1,64 @@
+"""Row-sparse gradients among dense ones: their sum over processes, and their length."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def leave_out_of_ddp(model: nn.Module, tables: Sequence[Tensor]) -> None:
+    """Keep DDP from reducing these parameters, as NCCL has no sum of sparse tensors."""
+    names = [
+        name
+        for name, weight in model.named_parameters(remove_duplicate=False)
+        if any(weight is table for table in tables)
+    ]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
+@torch.no_grad()
+def copy_from_main_process(tables: Sequence[Tensor]) -> None:
+    """Start with the same weights everywhere, as DDP does with those that it looks after."""
+    for table in tables:
+        table.copy_(broadcast(table.detach()))
+
+
+def average_rows(tables: Sequence[Tensor], accelerator: Accelerator) -> None:
+    """Average row-sparse gradients over the processes, by sending rows and not tables."""
+    for table in tables:
+        if accelerator.num_processes == 1 or table.grad is None or not table.grad.is_sparse:
+            continue
+        grad = table.grad.coalesce()
+        # Processes have different numbers of rows; -1 marks those that only fill up.
+        rows = accelerator.pad_across_processes(grad.indices()[0], pad_index=-1)
+        values = accelerator.pad_across_processes(grad.values())
+        rows, values = accelerator.gather(rows), accelerator.gather(values)
+        is_row = rows >= 0
+        table.grad = torch.sparse_coo_tensor(
+            rows[is_row].unsqueeze(0),
+            values[is_row] / accelerator.num_processes,
+            table.shape,
+            check_invariants=True,
+        ).coalesce()
+
+
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float, accelerator: Accelerator) -> None:
+    """Cut the gradient of all parameters together to a length, row-sparse ones included."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        accelerator.clip_grad_norm_(parameters, max_norm)
+        return
+    accelerator.unscale_gradients()
+    grads = []
+    for weight in parameters:
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.coalesce()
+            grads.append(weight.grad.values())
+        elif weight.grad is not None:
+            grads.append(weight.grad)
+    factor = max_norm / (torch.nn.utils.get_total_norm(grads) + 1e-6)
+    # On CPU it costs nothing to look, and a pass over all gradients not to.
+    if factor.device.type != "cpu" or factor < 1:
+        torch._foreach_mul_(grads, factor.clamp(max=1.0))

@@ -14,7 +14,6 @@ from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import CatalogScores, item_sets, top_items
 from bert4rec_hf.modeling import NUM_SPECIAL_IDS, BERT4RecForMaskedItemModeling
 
-CHUNK_SIZE = 262_144
 UNKNOWN_ITEMS = ("error", "skip")
 
 
@@ -132,7 +131,7 @@ class Recommender:
     def _recommend(
         self, histories: list[np.ndarray], k: int, exclude_seen: bool
     ) -> list[list[Recommendation]]:
-        chunks = CatalogScores(self.scorer, self.scorer.encode(histories), CHUNK_SIZE)
+        chunks = CatalogScores(self.scorer, self.scorer.encode(histories))
         ids, scores = top_items(chunks, k, item_sets(histories) if exclude_seen else None)
         return [
             [

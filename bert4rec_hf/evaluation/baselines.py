@@ -21,11 +21,11 @@ class PopularityScorer:
         self.popularity = torch.as_tensor(popularity, dtype=torch.float32)
         self.vocab_size = len(popularity)
 
-    def encode(self, histories: Sequence[np.ndarray]) -> int:
-        return len(histories)
+    def encode(self, histories: Sequence[np.ndarray]) -> Tensor:
+        return self.popularity.expand(len(histories), -1)
 
-    def score(self, encoded: int, start: int, stop: int) -> Tensor:
-        return self.popularity[start:stop].expand(encoded, -1)
+    def score(self, encoded: Tensor, start: int, stop: int) -> Tensor:
+        return encoded[:, start:stop]
 
 
 class NeighborScorer:
@@ -59,7 +59,9 @@ class NeighborScorer:
 
 def count_popularity(histories: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
     """(vocab,) number of interactions of each item."""
-    return np.bincount(np.concatenate(histories), minlength=vocab_size)
+    # Histories of a prepared dataset lie end to end already.
+    items = histories.values if hasattr(histories, "values") else np.concatenate(histories)
+    return np.bincount(items, minlength=vocab_size)
 
 
 def count_followers(

@@ -1,6 +1,6 @@
 """A scorer over held-out histories, on any number of processes, to metrics with their protocol."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,13 +12,14 @@ from accelerate.utils import gather_object
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
+from .candidates import CandidateSampler
 from .metrics import bootstrap_intervals, compute_metrics, coverage
 from .ranking import (
     FIRST_ITEM_ID,
+    HISTORIES_AT_ONCE,
     TIE_TOLERANCE,
     CatalogScores,
     Scorer,
-    draw_negatives,
     item_sets,
     rank_among,
     rank_targets,
@@ -51,10 +52,11 @@ class EvaluationConfig:
     """Whether the items of the whole history are left out, the target excepted."""
 
     batch_size: int = 256
-    """Histories per process scored at once."""
+    """Histories per process read at once."""
 
     chunk_size: int = 262_144
-    """Items scored at once; a larger catalog is scored in chunks, twice."""
+    """Items whose scores are held at once, for 256 histories; a larger catalog is scored in chunks
+    and not held, but scored twice."""
 
     num_bootstrap_samples: int = 1_000
     """Times the users are drawn anew for the confidence intervals."""
@@ -151,7 +153,7 @@ def evaluate_in_detail(
     ranking = rank_histories(scorer, histories, targets, config, popularity, num_top)
     ranks = ranking.ranks
     shown = {f"coverage@{k}": coverage(ranking.top_ids, k, num_items) for k in config.ks}
-    lengths = np.array([len(history) for history in histories])
+    lengths = count_items(histories)
     return Evaluation(
         metrics=compute_metrics(ranks, config.ks) | shown,
         intervals=bootstrap_intervals(
@@ -209,51 +211,80 @@ def rank_histories(
     Raises:
         ValueError: There are no histories, or sampled candidates cannot be drawn.
     """
-    if config.candidates == "sampled" and popularity is None:
-        raise ValueError("candidates: sampled draws by popularity, but no popularity was given")
-    targets = np.asarray(targets, dtype=np.int64)
-
-    def rank_batch(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        batch, ids = [histories[row] for row in rows], targets[rows]
-        chunks = CatalogScores(scorer, scorer.encode(batch), config.chunk_size)
-        seen = item_sets(batch, keep=ids) if config.exclude_seen else None
-        if config.candidates == "sampled":
-            # A generator per history: what it draws does not depend on its batch.
-            negatives = [
-                draw_negatives(
-                    popularity,
-                    np.append(history, target),
-                    config.num_negatives,
-                    np.random.default_rng([config.seed, row]),
-                )
-                for row, history, target in zip(rows, batch, ids, strict=True)
-            ]
-            ranks = rank_among(chunks, torch.as_tensor(ids), torch.as_tensor(np.stack(negatives)))
-        else:
-            ranks = rank_targets(chunks, torch.as_tensor(ids), seen)
-        top_ids = top_items(chunks, num_top, seen)[0] if num_top else ranks.new_empty(len(rows), 0)
-        return ranks.cpu(), top_ids.cpu()
-
-    return Ranking(*_map_batches(rank_batch, histories, config.batch_size))
-
-
-def _map_batches(
-    function: Callable[[np.ndarray], tuple[Tensor, ...]],
-    histories: Sequence[np.ndarray],
-    batch_size: int,
-) -> list[Tensor]:
-    """Apply a function to the rows of batches of like length and put its results in row order."""
     if len(histories) == 0:
         raise ValueError("there are no histories to evaluate; is this split empty?")
-    lengths = np.array([len(history) for history in histories])
+    if config.candidates == "sampled" and popularity is None:
+        raise ValueError("candidates: sampled draws by popularity, but no popularity was given")
+    ranker = _Ranker(scorer, config, popularity, num_top)
+    targets = np.asarray(targets, dtype=np.int64)
+    parts = []
+    for rows in _split_work(count_items(histories), config.batch_size):
+        batch = [histories[row] for row in rows]
+        encoded = scorer.encode(batch)
+        for start in range(0, len(rows), HISTORIES_AT_ONCE):
+            run = slice(start, start + HISTORIES_AT_ONCE)
+            ranking = ranker.rank(encoded[run], batch[run], targets[rows[run]], rows[run])
+            parts.append((torch.as_tensor(rows[run]), *ranking))
+    rows, *results = (torch.cat(column) for column in zip(*gather_object(parts), strict=True))
+    order = rows.argsort()
+    return Ranking(*(result[order] for result in results))
+
+
+def count_items(histories: Sequence[np.ndarray]) -> np.ndarray:
+    """(histories,) items per history; histories that lie end to end know it and are asked."""
+    if hasattr(histories, "lengths"):
+        return histories.lengths
+    return np.fromiter(map(len, histories), dtype=np.int64)
+
+
+def _split_work(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the rows of this process, in batches of like length, the longest first."""
     longest_first = np.argsort(-lengths, kind="stable")
     state = PartialState()
     mine = longest_first[state.process_index :: state.num_processes]
-    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    parts = gather_object([(torch.as_tensor(rows), *function(rows)) for rows in batches])
-    rows, *results = (torch.cat(column) for column in zip(*parts, strict=True))
-    order = rows.argsort()
-    return [result[order] for result in results]
+    for start in range(0, len(mine), batch_size):
+        yield mine[start : start + batch_size]
+
+
+class _Ranker:
+    """Ranks one run of histories after the other, all in the same memory."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        config: EvaluationConfig,
+        popularity: np.ndarray | None,
+        num_top: int,
+    ):
+        self.scorer, self.config, self.num_top = scorer, config, num_top
+        holds_catalog = scorer.vocab_size - FIRST_ITEM_ID <= config.chunk_size
+        self.kept: dict[int, Tensor] | None = {} if holds_catalog else None
+        self.sampler: CandidateSampler | None = None
+        if config.candidates == "sampled":
+            self.sampler = CandidateSampler(popularity, config.num_negatives, config.seed)
+
+    def rank(
+        self, encoded: Any, histories: list[np.ndarray], targets: np.ndarray, rows: np.ndarray
+    ) -> Ranking:
+        """Rank the targets of a run and find its best items.
+
+        Args:
+            encoded: The run as the scorer encoded it.
+            histories: Its ids.
+            targets: (batch,) ids of the held-out items.
+            rows: (batch,) places of the histories in their split.
+        """
+        chunks = CatalogScores(self.scorer, encoded, self.config.chunk_size, self.kept)
+        seen = item_sets(histories, keep=targets) if self.config.exclude_seen else None
+        ids = torch.as_tensor(targets)
+        if self.sampler is None:
+            ranks = rank_targets(chunks, ids, seen)
+        else:
+            negatives = torch.as_tensor(self.sampler.draw(rows, histories, targets))
+            ranks = rank_among(chunks, ids, negatives)
+        if not self.num_top:
+            return Ranking(ranks.cpu(), ids.new_empty(len(rows), 0))
+        return Ranking(ranks.cpu(), top_items(chunks, self.num_top, seen)[0].cpu())
 
 
 def _break_down(

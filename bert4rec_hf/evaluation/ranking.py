@@ -1,19 +1,33 @@
 """From scores to the rank of the target and to the best items, in chunks of the catalog.
 
-Memory is bounded by (batch, chunk), however large the catalog. Ranking the target among a few drawn
-items instead of the whole catalog is known to reorder models (Krichene and Rendle, 2020, KDD); it
-is here to compare with papers that did it, and only by explicit choice.
+A chunk of ITEMS_AT_ONCE items for a run of HISTORIES_AT_ONCE histories is scored by one matrix
+product, in which most of the time goes, and looked at while it is still in the cache.
+
+Ranking the target among a few drawn items instead of the whole catalog is known to reorder models
+(Krichene and Rendle, 2020, KDD); it is here to compare with papers that did it, and only by
+explicit choice.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 FIRST_ITEM_ID = 2
 """Ids below it, padding and mask, are never candidates."""
+
+HISTORIES_AT_ONCE = 256
+"""Rows of the matrix product; fewer cost more each, more only take memory."""
+
+ITEMS_AT_ONCE = 8_192
+"""Columns of the matrix product; more do not fit into a processor's cache."""
+
+GROUP_SIZE = 64
+"""Neighboring items that are first compared by the best of them, in search of the best of all."""
 
 TIE_TOLERANCE = 2.0**-20
 """Scores closer than this share of a history's largest absolute score count as equal.
@@ -31,34 +45,55 @@ class Scorer(Protocol):
     """Number of ids; items are those from FIRST_ITEM_ID to vocab_size - 1."""
 
     def encode(self, histories: Sequence[np.ndarray]) -> Any:
-        """Whatever score() needs of these histories: ids, oldest first, in full length."""
+        """Whatever score() needs of these histories: ids, oldest first, in full length.
+
+        A slice of it is the encoding of those histories.
+        """
 
     def score(self, encoded: Any, start: int, stop: int) -> Tensor:
         """(batch, stop - start) finite float32 scores of the items with ids start to stop - 1."""
 
 
 class CatalogScores:
-    """The scores of one batch, iterated over in chunks of the catalog as often as needed.
+    """The scores of a batch, iterated over in chunks of the catalog as often as needed.
 
-    The scores are computed anew each time, unless the catalog is a single chunk, which is kept.
+    They are computed anew each time unless there is a place to keep them. Handed from batch to
+    batch, that place costs the system no new memory: each chunk moves in where one moves out.
+
+    Args:
+        scorer: Model or baseline.
+        encoded: The batch as the scorer encoded it.
+        chunk_size: Items scored at once, at most; ITEMS_AT_ONCE are enough.
+        kept: Where to keep the scores, by first id. What it holds of another batch is replaced;
+            that batch cannot be iterated over any more.
     """
 
-    def __init__(self, scorer: Scorer, encoded: Any, chunk_size: int):
-        self.scorer, self.encoded, self.chunk_size = scorer, encoded, chunk_size
-        self.num_items = scorer.vocab_size - FIRST_ITEM_ID
-        self.only_chunk: Tensor | None = None
+    def __init__(
+        self,
+        scorer: Scorer,
+        encoded: Any,
+        chunk_size: int = ITEMS_AT_ONCE,
+        kept: dict[int, Tensor] | None = None,
+    ):
+        self.scorer, self.encoded, self.kept = scorer, encoded, kept
+        self.starts = range(FIRST_ITEM_ID, scorer.vocab_size, min(chunk_size, ITEMS_AT_ONCE))
+        self.is_kept = False
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first id of each chunk and its (batch, chunk) scores."""
-        if self.only_chunk is not None:
-            yield FIRST_ITEM_ID, self.only_chunk
+        if self.is_kept:
+            yield from self.kept.items()
             return
-        for start in range(FIRST_ITEM_ID, self.scorer.vocab_size, self.chunk_size):
-            stop = min(start + self.chunk_size, self.scorer.vocab_size)
-            scores = self.scorer.score(self.encoded, start, stop)
-            if stop - start == self.num_items:
-                self.only_chunk = scores
+        for start in self.starts:
+            scores = self.scorer.score(self.encoded, start, self.stop(start))
+            if self.kept is not None:
+                self.kept[start] = scores
             yield start, scores
+        self.is_kept = self.kept is not None
+
+    def stop(self, start: int) -> int:
+        """One past the last id of the chunk that begins at start."""
+        return min(start + self.starts.step, self.scorer.vocab_size)
 
 
 class ItemSets(NamedTuple):
@@ -82,7 +117,7 @@ def item_sets(items: Sequence[np.ndarray], keep: np.ndarray | None = None) -> It
         items: One array of ids per history.
         keep: (batch,) one id per history that is left out of its set, though it may be in it.
     """
-    lengths = [len(ids) for ids in items]
+    lengths = np.fromiter(map(len, items), dtype=np.int64)
     rows = np.repeat(np.arange(len(items), dtype=np.int64), lengths)
     ids = np.concatenate(items).astype(np.int64)
     if keep is not None:
@@ -106,23 +141,30 @@ def gather_scores(chunks: CatalogScores, ids: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: A score is not finite.
     """
-    gathered, scale = torch.zeros(ids.shape), torch.zeros(len(ids), 1)
+    gathered, largest = torch.zeros(ids.shape), []
     for start, scores in chunks:
-        ids, gathered, scale = (each.to(scores.device) for each in (ids, gathered, scale))
-        largest = torch.maximum(scores.amax(dim=1), -scores.amin(dim=1))
-        if not largest.isfinite().all():
-            row = largest.isfinite().logical_not().nonzero()[0].item()
-            raise ValueError(
-                f"history {row} of the batch has a score of {largest[row].item()} among the items "
-                f"{start} to {start + scores.shape[1] - 1}; scores must be finite numbers: did "
-                "training diverge?"
-            )
+        ids, gathered = ids.to(scores.device), gathered.to(scores.device)
         columns = ids - start
         inside = (columns >= 0) & (columns < scores.shape[1])
         found = scores.gather(1, columns.clamp(0, scores.shape[1] - 1))
         gathered = torch.where(inside, found, gathered)
-        scale = torch.maximum(scale, largest.unsqueeze(1))
-    return gathered, scale * TIE_TOLERANCE
+        largest.append(torch.maximum(scores.amax(dim=1), -scores.amin(dim=1)))
+    largest = torch.stack(largest, dim=1)  # (batch, chunks)
+    _check_finite(largest, chunks)
+    return gathered, largest.amax(dim=1, keepdim=True) * TIE_TOLERANCE
+
+
+def _check_finite(largest: Tensor, chunks: CatalogScores) -> None:
+    """Name the first history and chunk of which the (batch, chunks) largest score is not finite."""
+    is_finite = largest.isfinite()
+    if not is_finite.all():
+        row, chunk = is_finite.logical_not().nonzero()[0].tolist()
+        start = chunks.starts[chunk]
+        raise ValueError(
+            f"history {row} of the batch has a score of {largest[row, chunk].item()} among the "
+            f"items {start} to {chunks.stop(start) - 1}; scores must be finite numbers: did "
+            "training diverge?"
+        )
 
 
 def rank_targets(chunks: CatalogScores, targets: Tensor, excluded: ItemSets | None) -> Tensor:
@@ -141,13 +183,14 @@ def rank_targets(chunks: CatalogScores, targets: Tensor, excluded: ItemSets | No
     target_scores, tolerance = gather_scores(chunks, targets.unsqueeze(1))
     thresholds = target_scores - tolerance  # (batch, 1)
     ranks = torch.zeros(len(targets), dtype=torch.int64, device=thresholds.device)
+    # Ones and zeros as floats add up several times faster than truth values, and exactly.
+    buffer = thresholds.new_empty(len(targets), chunks.starts.step)
     for start, scores in chunks:
-        ranks += (scores >= thresholds).sum(dim=1)  # the target itself is the 1 a rank begins with
+        is_ahead = torch.ge(scores, thresholds, out=buffer[:, : scores.shape[1]])
         if excluded is not None:
-            rows, columns = excluded.inside(start, scores)
-            counted = scores[rows, columns] >= thresholds[rows, 0]
-            ranks.index_add_(0, rows, counted.long(), alpha=-1)
-    return ranks
+            is_ahead[excluded.inside(start, scores)] = 0
+        ranks += is_ahead.sum(dim=1).long()
+    return ranks  # the target, ahead of itself, is the 1 that a rank begins with
 
 
 def rank_among(chunks: CatalogScores, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -164,38 +207,6 @@ def rank_among(chunks: CatalogScores, targets: Tensor, negatives: Tensor) -> Ten
     candidates = torch.cat([targets.unsqueeze(1), negatives], dim=1)
     scores, tolerance = gather_scores(chunks, candidates)
     return 1 + (scores[:, 1:] >= scores[:, :1] - tolerance).sum(dim=1)
-
-
-def draw_negatives(
-    popularity: np.ndarray, unwanted: np.ndarray, num_negatives: int, generator: np.random.Generator
-) -> np.ndarray:
-    """Draw items for one history, without replacement, in proportion to their popularity.
-
-    The items that ring first, each with its popularity as the rate, are such a draw.
-
-    Args:
-        popularity: (vocab,) interactions of each item in the training split.
-        unwanted: Ids that must not be drawn: the history and the target.
-        num_negatives: How many to draw.
-        generator: Source of randomness.
-
-    Returns:
-        (negatives,) ids.
-
-    Raises:
-        ValueError: Fewer than num_negatives items can be drawn.
-    """
-    rates = popularity.astype(np.float64)
-    rates[unwanted] = 0
-    rates[:FIRST_ITEM_ID] = 0
-    items = rates.nonzero()[0]
-    if len(items) < num_negatives:
-        raise ValueError(
-            f"num_negatives is {num_negatives}, but only {len(items)} items of the training split "
-            "are unseen by one of the users; lower it or use candidates: full"
-        )
-    times = generator.standard_exponential(len(items)) / rates[items]
-    return items[np.argsort(times)[:num_negatives]]
 
 
 def top_items(
@@ -218,7 +229,7 @@ def top_items(
     for start, scores in chunks:
         if excluded is not None:
             scores = scores.index_put(excluded.inside(start, scores), scores.new_tensor(-torch.inf))
-        top_scores, columns = scores.topk(min(k, scores.shape[1]))
+        top_scores, columns = _top_columns(scores, k)
         top_ids = columns + start
         if best_ids is not None:
             top_scores, top_ids = (
@@ -233,3 +244,23 @@ def top_items(
             "a score is not a number, so there are no best items; did training diverge?"
         )
     return best_ids.masked_fill(best_scores == -torch.inf, 0), best_scores
+
+
+def _top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k largest scores of each row, largest first, and their columns.
+
+    They stand in the k groups with the largest maxima, so that few scores need sorting.
+    """
+    width = scores.shape[1]
+    num_groups = math.ceil(width / GROUP_SIZE)
+    if num_groups <= k:
+        return scores.topk(min(k, width))
+    if width % GROUP_SIZE:
+        scores = F.pad(scores, (0, num_groups * GROUP_SIZE - width), value=-torch.inf)
+    groups = scores.reshape(-1, GROUP_SIZE)  # (batch * groups, GROUP_SIZE)
+    chosen = groups.amax(dim=1).view(-1, num_groups).topk(k).indices  # (batch, k)
+    first_groups = torch.arange(0, len(groups), num_groups, device=chosen.device).unsqueeze(1)
+    members = groups.index_select(0, (chosen + first_groups).flatten())
+    top_scores, places = members.view(len(scores), -1).topk(k)
+    columns = chosen.gather(1, places // GROUP_SIZE) * GROUP_SIZE + places % GROUP_SIZE
+    return top_scores, columns

@@ -23,7 +23,7 @@ from .objectives import (
     SAMPLED_OBJECTIVES,
     ItemTable,
     Negatives,
-    TableGradient,
+    SharedTable,
     build_objective,
     look_up,
 )
@@ -58,11 +58,10 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
-        is_slow = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not (self.training and self.p and is_slow):
+        if not (self.training and self.p and hidden.device.type == "cpu"):
             return super().forward(hidden)
-        words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64)
-        bits = words.random_(-(2**63), None).view(torch.int16)[: hidden.numel()].view(hidden.shape)
+        words = torch.randint(-(2**63), 2**63 - 1, ((hidden.numel() + 3) // 4,))
+        bits = words.view(torch.int16)[: hidden.numel()].view(hidden.shape)
         dropped = round(self.p * 2**16)
         kept = (bits >= dropped - 2**15).to(hidden.dtype)
         return hidden * kept.mul_(2**16 / (2**16 - dropped))
@@ -74,9 +73,8 @@ class ItemEmbedding(nn.Embedding):
     has_row_gradients = False
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        if self.has_row_gradients:
-            return look_up(input_ids, self.weight, self.padding_idx)
-        return super().forward(input_ids)
+        takes_rows = self.has_row_gradients
+        return look_up(input_ids, self.weight, self.padding_idx, takes_rows=takes_rows)
 
 
 class BERT4RecEmbeddings(nn.Module):
@@ -502,19 +500,18 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         self.model.embed_tokens.has_row_gradients = not self.config.tie_word_embeddings
 
     def _share_table(self, inputs: dict[str, Any]) -> ItemTable:
-        """What the head scores by, looked up from as well if the embedding is the same table."""
-        weight, embedding = self.lm_head.weight, self.model.embed_tokens
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and weight.requires_grad):
-            return ItemTable(weight, self.lm_head.bias)
-        for_head, for_lookups = TableGradient.apply(weight, self.has_row_gradients)
+        """What the head scores by; looks the inputs up as well if they are rows of that table."""
+        head, embedding = self.lm_head, self.model.embed_tokens
+        ids, pad = inputs["input_ids"], self.config.pad_token_id
         # A tuner may have put another module in its place, which is then asked as usual.
-        is_shared = type(embedding) is ItemEmbedding and embedding.weight is weight
-        if is_shared and inputs["input_ids"] is not None:
-            ids, pad = inputs.pop("input_ids"), self.config.pad_token_id
-            inputs["inputs_embeds"] = look_up(ids, for_lookups, pad)
-            if inputs["attention_mask"] is None and "cu_seq_lens_q" not in inputs:
-                inputs["attention_mask"] = find_items(ids, inputs["inputs_embeds"], pad)
-        return ItemTable(for_head, self.lm_head.bias)
+        is_shared = type(embedding) is ItemEmbedding and embedding.weight is head.weight
+        if not (is_shared and head.weight.requires_grad and ids is not None):
+            return ItemTable(head.weight, head.bias, self.has_row_gradients)
+        weight, rows = SharedTable.apply(head.weight, ids, pad, self.has_row_gradients)
+        inputs["input_ids"], inputs["inputs_embeds"] = None, rows
+        if inputs["attention_mask"] is None and "cu_seq_lens_q" not in inputs:
+            inputs["attention_mask"] = find_items(ids, rows, pad)
+        return ItemTable(weight, head.bias, takes_rows=True)
 
     def masked_item_loss(
         self,

@@ -30,6 +30,13 @@ class ItemTable(NamedTuple):
     bias: Tensor | None
     """(vocab,) one number per id, or None."""
 
+    takes_rows: bool = False
+    """Whether the gradient of the vectors may be row-sparse."""
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """(…, hidden) the vectors of some ids."""
+        return look_up(ids, self.weight, takes_rows=self.takes_rows)
+
 
 class Negatives(NamedTuple):
     """Items drawn as wrong answers, shared by all masked items of a forward pass."""
@@ -41,38 +48,42 @@ class Negatives(NamedTuple):
     """(negatives,) logarithm of how often each was expected among them."""
 
 
-class TableGradient(torch.autograd.Function):
-    """Hand out the item table twice, for the head and for lookups, and collect one gradient.
+class SharedTable(torch.autograd.Function):
+    """Look rows of the item table up and hand the table on to the head, under one gradient.
 
-    Lookups return rows; they are added to the dense gradient of the head in place, so that there
-    is never a second dense one. `keeps_rows` leaves the gradient row-sparse where the head's is.
+    The gradient of the rows is added to that of the head in place, so that there is never a second
+    one of the size of the table. `keeps_rows` leaves it row-sparse where the head's is.
     """
 
     @staticmethod
-    def forward(ctx: object, weight: Tensor, keeps_rows: bool) -> tuple[Tensor, Tensor]:
-        ctx.keeps_rows, ctx.shape = keeps_rows, weight.shape
-        ctx.set_materialize_grads(False)
-        return weight.view_as(weight), weight.view_as(weight)
+    def forward(
+        ctx: object, weight: Tensor, ids: Tensor, padding_id: int, keeps_rows: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(vocab, hidden) the table, and (batch, length, hidden) its rows."""
+        ctx.save_for_backward(ids)
+        ctx.padding_id, ctx.keeps_rows = padding_id, keeps_rows
+        return weight.view_as(weight), F.embedding(ids, weight)
 
     @staticmethod
-    def backward(
-        ctx: object, head: Tensor | None, lookups: Tensor | None
-    ) -> tuple[Tensor | None, None]:
-        if head is None or lookups is None:
-            total = lookups if head is None else head
-        elif head.is_sparse:
-            total = head + lookups
-        else:
-            rows, values = lookups._indices()[0], lookups._values()
-            return head.index_add_(0, rows, values.to(head.dtype)), None
-        if total is not None and total.is_sparse and not ctx.keeps_rows:
-            total = total.to_dense()
-        return total, None
+    def backward(ctx: object, head: Tensor, rows: Tensor) -> tuple[Tensor, None, None, None]:
+        ids, rows = ctx.saved_tensors[0].flatten(), rows.flatten(0, 1)
+        if ctx.keeps_rows and head.is_sparse:
+            is_item = ids != ctx.padding_id
+            rows = torch.sparse_coo_tensor(
+                ids[is_item].unsqueeze(0), rows[is_item], head.shape, check_invariants=False
+            )
+            return head + rows, None, None, None
+        rows = rows.masked_fill((ids == ctx.padding_id).unsqueeze(1), 0)
+        head = head.to_dense() if head.is_sparse else head
+        return head.index_add_(0, ids, rows), None, None, None
 
 
-def look_up(ids: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """Rows of the table; their gradient is row-sparse, except where the compiler cannot have it."""
-    return F.embedding(ids, weight, padding_idx, sparse=not torch.compiler.is_compiling())
+def look_up(
+    ids: Tensor, weight: Tensor, padding_id: int | None = None, *, takes_rows: bool
+) -> Tensor:
+    """Rows of a table, their gradient row-sparse if it may be; a compiler cannot have it so."""
+    is_sparse = takes_rows and not torch.compiler.is_compiling()
+    return F.embedding(ids, weight, padding_id, sparse=is_sparse)
 
 
 def full_softmax(
@@ -162,8 +173,8 @@ def _score_some(
 ) -> tuple[Tensor, Tensor]:
     """(masked,) scores of the targets and (masked, negatives) scores of the drawn items."""
     targets = targets.clamp(min=NUM_SPECIAL_IDS)
-    of_targets = (states * look_up(targets, items.weight)).sum(dim=1)
-    of_negatives = states @ look_up(ids, items.weight).t()
+    of_targets = (states * items.look_up(targets)).sum(dim=1)
+    of_negatives = states @ items.look_up(ids).t()
     if items.bias is None:
         return of_targets, of_negatives
     return of_targets + items.bias[targets], of_negatives + items.bias[ids]

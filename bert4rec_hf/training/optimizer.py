@@ -45,16 +45,20 @@ class RowAdamW(AdamW):
             state["exp_avg_sq"] = torch.zeros_like(table)
         rows, grad = rows_of(table.grad)
         beta1, beta2 = group["betas"]
-        step = state["step"][rows] + 1
-        exp_avg = state["exp_avg"][rows].lerp_(grad, 1 - beta1)
-        exp_avg_sq = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        step, exp_avg, exp_avg_sq = (
+            state[name].index_select(0, rows) for name in ("step", "exp_avg", "exp_avg_sq")
+        )
+        step += 1
+        exp_avg.lerp_(grad, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         for name, value in (("step", step), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-            state[name][rows] = value
+            state[name].index_copy_(0, rows, value)
         step = step.double().unsqueeze(1)
         size = (group["lr"] / (1 - beta1**step)).to(table.dtype)
         root = exp_avg_sq.sqrt_().div_((1 - beta2**step).sqrt_().to(table.dtype))
         change = exp_avg.div_(root.add_(group["eps"])).mul_(size)
-        table[rows] = table[rows].mul_(1 - group["lr"] * group["weight_decay"]).sub_(change)
+        kept = table.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
+        table.index_copy_(0, rows, kept.sub_(change))
 
 
 def rows_of(grad: Tensor) -> tuple[Tensor, Tensor]:

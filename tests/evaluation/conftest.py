@@ -19,6 +19,18 @@ class DotScorer:
         return encoded @ self.items[start:stop].T
 
 
+class RecordingScorer(DotScorer):
+    """Remembers the shape of everything it was asked to score."""
+
+    def __init__(self, items: Tensor):
+        super().__init__(items)
+        self.blocks: list[tuple[int, int]] = []
+
+    def score(self, encoded: Tensor, start: int, stop: int) -> Tensor:
+        self.blocks.append((len(encoded), stop - start))
+        return super().score(encoded, start, stop)
+
+
 class TableScorer:
     """Scores that are written down: the batch is the rows of the table."""
 
@@ -40,3 +52,8 @@ def dot_scorer():
 @pytest.fixture
 def table_scorer():
     return TableScorer
+
+
+@pytest.fixture
+def recording_scorer():
+    return RecordingScorer

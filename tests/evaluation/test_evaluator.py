@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.evaluation import (
+    BASELINES,
     EvaluationConfig,
     evaluate,
     evaluate_in_detail,
@@ -16,6 +18,8 @@ from bert4rec_hf.evaluation import (
     ndcg,
     rank_histories,
 )
+from bert4rec_hf.evaluation.evaluator import count_items
+from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE, ITEMS_AT_ONCE
 
 VOCAB_SIZE = 211
 
@@ -68,6 +72,45 @@ def test_batch_and_chunk_size_change_nothing(scorer, split, popularity, candidat
         for batch_size, chunk_size in [(1, 1_000), (7, 13), (53, 209), (1_000, 208)]
     ]
     assert all(torch.equal(ranks[0], other) for other in ranks[1:])
+
+
+@pytest.mark.parametrize(("chunk_size", "times"), [(20_009, 1), (20_008, 2), (3_001, 2)])
+def test_what_is_scored_at_once_is_bounded_and_scored_once_if_it_can_be_held(
+    recording_scorer, chunk_size, times
+):
+    scorer = recording_scorer(torch.randn(20_011, 3))
+    histories = [np.array([2 + n, 5_000 + n, 20_010 - n]) for n in range(301)]
+    config = EvaluationConfig(ks=[5], batch_size=301, chunk_size=chunk_size)
+    ranks = rank_histories(scorer, histories, np.arange(301) + 900, config).ranks
+    assert max(rows for rows, _ in scorer.blocks) == HISTORIES_AT_ONCE == 256
+    assert max(columns for _, columns in scorer.blocks) == min(chunk_size, ITEMS_AT_ONCE)
+    assert sum(rows * columns for rows, columns in scorer.blocks) == times * 301 * 20_009
+    one_by_one = EvaluationConfig(ks=[5], batch_size=1)
+    few = range(250, 260)
+    alone = rank_histories(scorer, [histories[n] for n in few], np.array(few) + 900, one_by_one)
+    assert ranks[250:260].equal(alone.ranks)
+
+
+def test_a_batch_of_several_runs_is_ranked_by_every_baseline():
+    generator = np.random.default_rng(8)
+    histories = [generator.integers(2, 97, size=size) for size in generator.integers(1, 9, 301)]
+    targets = generator.integers(2, 97, size=301)
+    for baseline in BASELINES.values():
+        scorer = baseline(histories, 97)
+        rankings = [
+            rank_histories(scorer, histories, targets, config, num_top=3)
+            for config in (EvaluationConfig(ks=[5], batch_size=size) for size in (301, 256, 13))
+        ]
+        assert all(other.ranks.equal(rankings[0].ranks) for other in rankings)
+        assert all(other.top_ids.shape == (301, 3) for other in rankings)
+
+
+def test_items_are_counted_in_lists_and_in_histories_that_lie_end_to_end(split):
+    histories, targets = split
+    ends = np.cumsum([0, *map(len, histories)])
+    end_to_end = Histories(np.concatenate(histories), ends, targets)
+    expected = [len(history) for history in histories]
+    assert count_items(histories).tolist() == count_items(end_to_end).tolist() == expected
 
 
 def test_seen_items_are_candidates_where_the_protocol_says_so(scorer, split):

@@ -4,7 +4,6 @@ import torch
 
 from bert4rec_hf.evaluation.ranking import (
     CatalogScores,
-    draw_negatives,
     item_sets,
     rank_among,
     rank_targets,
@@ -104,6 +103,29 @@ def test_top_items_match_a_full_sort(histories, table_scorer, chunk_size):
         torch.testing.assert_close(scores[row], table[row, expected])
 
 
+@pytest.mark.parametrize("chunk_size", [127, 192, 448, 1_000])
+def test_top_items_of_many_groups_match_a_full_sort(table_scorer, chunk_size):
+    table = torch.randn(5, 991, generator=torch.Generator().manual_seed(2))
+    table[:, 700:706] += torch.arange(6.0)  # several of the best in one group
+    before, left_out = table.clone(), [np.arange(2, 500), *[np.array([705, 703])] * 4]
+    chunks = CatalogScores(table_scorer(table), table, chunk_size)
+    ids, scores = top_items(chunks, k=3, excluded=item_sets(left_out))
+    for row, items in enumerate(left_out):
+        left = [item for item in range(2, 991) if item not in items]
+        expected = sorted(left, key=lambda item: -table[row, item])[:3]
+        assert ids[row].tolist() == expected
+        assert scores[row].equal(table[row, expected])
+    assert table.equal(before)
+
+
+def test_top_items_run_out_within_many_groups(table_scorer):
+    table, everything_but = torch.zeros(1, 331), [np.setdiff1d(np.arange(331), [5, 330])]
+    table[0, 330] = -7.0
+    chunks = CatalogScores(table_scorer(table), table)
+    ids, _ = top_items(chunks, k=4, excluded=item_sets(everything_but))
+    assert ids.tolist() == [[5, 330, 0, 0]]
+
+
 def test_top_items_are_0_where_candidates_run_out(table_scorer):
     table = torch.tensor([[9.0, 9.0, 1.0, 2.0, 3.0]])
     chunks = CatalogScores(table_scorer(table), table, chunk_size=2)
@@ -112,26 +134,29 @@ def test_top_items_are_0_where_candidates_run_out(table_scorer):
     assert scores.tolist() == [[2.0, 1.0, -torch.inf]]
 
 
+def test_kept_scores_are_those_of_the_batch_at_hand(table_scorer):
+    first, second, kept = torch.randn(3, 23), torch.randn(2, 23), {}
+
+    def whole(chunks):
+        return torch.cat([scores for _, scores in chunks], dim=1)
+
+    assert whole(CatalogScores(table_scorer(first), first, 5, kept)).equal(first[:, 2:])
+    chunks = CatalogScores(table_scorer(second), second, 5, kept)
+    next(iter(chunks))  # broken off: what is kept is now of both batches
+    for _ in range(3):
+        assert whole(chunks).equal(second[:, 2:])
+
+
+def test_kept_scores_are_computed_once(recording_scorer):
+    scorer, histories = recording_scorer(torch.randn(31, 3)), [np.array([7]), np.array([8])]
+    chunks = CatalogScores(scorer, scorer.encode(histories), 13, kept={})
+    rank_targets(chunks, torch.tensor([4, 5]), None)
+    top_items(chunks, k=2)
+    assert scorer.blocks == [(2, 13), (2, 13), (2, 3)]
+
+
 def test_ranks_among_negatives_match_a_plain_count(table_scorer):
     table = torch.tensor([[9.0, 9.0, 1.0, 2.0, 3.0, 2.0, 0.0], [9.0, 9.0, 6.0, 5.0, 4.0, 3.0, 2.0]])
     chunks = CatalogScores(table_scorer(table), table, chunk_size=2)
     negatives = torch.tensor([[2, 5, 6], [2, 3, 4]])
     assert rank_among(chunks, torch.tensor([3, 6]), negatives).tolist() == [2, 4]
-
-
-def test_negatives_are_unseen_different_and_popular():
-    popularity = np.array([99, 99, 0, 1, 2, 3, 40])
-    generator = np.random.default_rng(0)
-    draws = np.array(
-        [draw_negatives(popularity, np.array([5]), 2, generator) for _ in range(4_000)]
-    )
-    assert set(draws.flatten()) == {3, 4, 6}
-    assert (draws[:, 0] != draws[:, 1]).all()
-    # The first of a draw without replacement follows popularity itself, here of 1 + 2 + 40.
-    shares = [(draws[:, 0] == item).mean() for item in (3, 4, 6)]
-    assert shares == pytest.approx([1 / 43, 2 / 43, 40 / 43], abs=0.02)
-
-
-def test_too_few_negatives_are_counted():
-    with pytest.raises(ValueError, match="num_negatives is 3, but only 2 items"):
-        draw_negatives(np.array([0, 0, 5, 0, 1, 7]), np.array([2]), 3, np.random.default_rng(0))

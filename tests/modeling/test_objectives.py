@@ -8,7 +8,7 @@ from bert4rec_hf.modeling import BERT4RecConfig, objectives
 from bert4rec_hf.modeling.objectives import (
     ItemTable,
     Negatives,
-    TableGradient,
+    SharedTable,
     build_objective,
     full_softmax,
     gbce,
@@ -198,24 +198,23 @@ def test_the_calibration_of_gbce_is_the_configured_one():
 
 def test_the_gradient_of_a_shared_table_is_one_and_complete():
     weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)
-    ids = torch.tensor([0, 3, 3, 9])
-    head, lookups = TableGradient.apply(weight, False)
-    (look_up(ids, lookups, 0).sum() * 2 + (head * head).sum()).backward()
+    table, rows = SharedTable.apply(weight, torch.tensor([[0, 3, 3, 9]]), 0, False)
+    torch.testing.assert_close(rows, weight[torch.tensor([[0, 3, 3, 9]])])
+    (rows.sum() * 2 + (table * table).sum()).backward()
     expected = 2 * weight.detach()
     expected[3] += 4
     expected[9] += 2
-    assert not weight.grad.is_sparse
     torch.testing.assert_close(weight.grad, expected)
 
 
 @pytest.mark.parametrize("keeps_rows", [True, False])
 def test_the_gradient_of_lookups_alone_is_sparse_if_it_may_be(keeps_rows):
     weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)
-    head, lookups = TableGradient.apply(weight, keeps_rows)
-    (
-        look_up(torch.tensor([4, 4]), head).sum() + look_up(torch.tensor([6]), lookups).sum()
-    ).backward()
+    table, rows = SharedTable.apply(weight, torch.tensor([[6, 0]]), 0, keeps_rows)
+    (look_up(torch.tensor([4, 4]), table, takes_rows=True).sum() + rows.sum()).backward()
     assert weight.grad.is_sparse == keeps_rows
+    if keeps_rows:  # padding is not among them
+        assert weight.grad.coalesce().indices().tolist() == [[4, 6]]
     expected = torch.zeros(VOCAB, HIDDEN)
     expected[4], expected[6] = 2, 1
     torch.testing.assert_close(weight.grad.to_dense(), expected)
@@ -225,8 +224,8 @@ def test_two_uses_of_a_shared_table_in_one_backward_pass_add_up():
     weight = torch.randn(VOCAB, HIDDEN, requires_grad=True)
     total = 0
     for factor in (1, 10):
-        head, lookups = TableGradient.apply(weight, False)
-        total = total + factor * ((head * 3).sum() + look_up(torch.tensor([5]), lookups).sum())
+        table, rows = SharedTable.apply(weight, torch.tensor([[5]]), 0, False)
+        total = total + factor * ((table * 3).sum() + rows.sum())
     total.backward()
     expected = torch.full((VOCAB, HIDDEN), 33.0)
     expected[5] = 44

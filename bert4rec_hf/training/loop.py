@@ -64,6 +64,7 @@ class TrainingRun:
         loader: DataLoader,
         evaluate: Callable[[nn.Module], Metrics],
         keep_best: Callable[[nn.Module], None],
+        on_step: Callable[[], None] = lambda: None,
     ) -> TrainingState:
         """Step, look and checkpoint until the steps or the patience are used up.
 
@@ -71,6 +72,7 @@ class TrainingRun:
             loader: The batches that are still to come.
             evaluate: Validation metrics of the unwrapped model, the same on every process.
             keep_best: Called with the unwrapped model whenever it is the best so far.
+            on_step: Called after every optimizer step.
         """
         config, state = self.config, self.state
         if self._is_over():  # resumed after its end
@@ -86,12 +88,13 @@ class TrainingRun:
         num_histories = loader.batch_sampler.batch_size * self.accelerator.num_processes
         self.model.train()
         for batch in self.accelerator.prepare(loader):
-            pace.add(self._forward_backward(batch), num_histories)
+            pace.add(self.learn(batch), num_histories)
             if not self.accelerator.sync_gradients:
                 continue
             state.step += 1
             progress.update()
             pace.stop()
+            on_step()
             if self._is_due(config.logging_steps):
                 self._log(pace, progress)
             if self._is_due(config.evaluation_steps):
@@ -105,7 +108,7 @@ class TrainingRun:
         progress.close()
         return state
 
-    def _forward_backward(self, batch: dict[str, Tensor]) -> Tensor:
+    def learn(self, batch: dict[str, Tensor]) -> Tensor:
         """Learn from one batch; step where accumulation is complete. Returns the loss."""
         with self.accelerator.accumulate(self.model):
             loss = self.model(**batch).loss

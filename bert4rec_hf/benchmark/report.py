@@ -1,0 +1,168 @@
+"""What a tournament showed: rates, ratios and memory, as numbers and as a table."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from bert4rec_hf.benchmark.contestants import FLOORS
+from bert4rec_hf.benchmark.tournament import Plan, Record
+from bert4rec_hf.evaluation.provenance import provenance
+
+Row = dict[str, Any]
+"""What the table says of one contestant."""
+
+
+def collect_results(records: list[Record], plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
+    """Put together what was measured, how, and on what: everything for a file."""
+    task = records[0].task
+    return {
+        "kind": "benchmark",
+        "plan": {key: value for key, value in asdict(plan).items() if key != "peer_python"},
+        "workload": asdict(task.workload),
+        "shape": asdict(task.shape),
+        "summary": summarize(records, plan),
+        "contestants": [describe_record(record) for record in records],
+        **provenance(accelerator),
+    }
+
+
+def describe_record(record: Record) -> dict[str, Any]:
+    """Tell what one contestant was set to and did, turn by turn."""
+    fields = asdict(record)
+    task = fields.pop("task")
+    return fields | {name: task[name] for name in ("contestant", "settings", "seed")}
+
+
+def summarize(records: list[Record], plan: Plan) -> list[Row]:
+    """Work out what the turns of each contestant say, and compare them round by round.
+
+    Args:
+        records: What each did.
+        plan: How it was measured.
+
+    Returns:
+        One dict per contestant: `label`, `failure`, `peak_memory_bytes`, `warmup_seconds`; lower
+        quartile, median and upper quartile of `histories_per_second`, `items_per_second`,
+        `step_milliseconds` and, if its floor took part, `step_over_floor`; and by base the
+        quartiles of `times_as_fast` and the `share_of_memory`.
+    """
+    bases = find_bases(records, plan)
+    return [
+        {
+            "label": record.label,
+            "failure": record.failure,
+            "peak_memory_bytes": record.peak_memory_bytes,
+            "warmup_seconds": record.warmup_seconds,
+            "histories_per_second": quartiles(rates(record, "histories")),
+            "items_per_second": quartiles(rates(record, "items")),
+            "step_milliseconds": quartiles(1e3 * seconds(record) / plan.batches),
+            "step_over_floor": compare(find_floor(record, records), record),
+            "times_as_fast": {base.label: compare(record, base) for base in bases},
+            "share_of_memory": {base.label: share_of_memory(record, base) for base in bases},
+        }
+        for record in records
+    ]
+
+
+def seconds(record: Record) -> np.ndarray:
+    """(rounds,) what each turn took."""
+    return np.array([turn["seconds"] for turn in record.turns])
+
+
+def rates(record: Record, unit: str) -> np.ndarray:
+    """(rounds,) histories or items per second."""
+    return np.array([turn[unit] for turn in record.turns]) / seconds(record)
+
+
+def quartiles(values: np.ndarray) -> list[float] | None:
+    """Lower quartile, median and upper quartile, if there is anything to take them of."""
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else None
+
+
+def compare(record: Record | None, other: Record | None) -> list[float] | None:
+    """Quartiles of how many times as many histories per second one did, round by round."""
+    if record is None or other is None:
+        return None
+    rounds = min(len(record.turns), len(other.turns))
+    return quartiles(rates(record, "histories")[:rounds] / rates(other, "histories")[:rounds])
+
+
+def share_of_memory(record: Record, base: Record) -> float | None:
+    """Peak of one over that of the other; None unless both had to hold equal batches."""
+    if record.task.settings.batch_size != base.task.settings.batch_size:
+        return None
+    if not record.peak_memory_bytes or not base.peak_memory_bytes:
+        return None
+    return record.peak_memory_bytes / base.peak_memory_bytes
+
+
+def find_bases(records: list[Record], plan: Plan) -> list[Record]:
+    """Find whom the others are compared with: those named, else everyone who is not of ours."""
+    ours = {*FLOORS, *FLOORS.values()}
+    return [
+        record
+        for record in records
+        if record.turns
+        and (record.label in plan.bases if plan.bases else record.task.contestant not in ours)
+    ]
+
+
+def find_floor(record: Record, records: list[Record]) -> Record | None:
+    """Find the floor that was measured at a contestant's objective, batch size and precision."""
+    keys = ("batch_size", "precision", "num_negatives")
+    for other in records:
+        is_floor = other.task.contestant == FLOORS.get(record.task.contestant)
+        pairs = ((getattr(each.task.settings, key) for each in (record, other)) for key in keys)
+        if is_floor and all(one == another for one, another in pairs):
+            return other
+    return None
+
+
+def render_table(summary: list[Row]) -> str:
+    """Lay the summary out, one contestant per line; why one failed stands under the table."""
+    headings, cells = zip(*table_columns(list(summary[0]["times_as_fast"])), strict=True)
+    measured = [row for row in summary if row["histories_per_second"]]
+    lines = [headings, *([cell(row) for cell in cells] for row in measured)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rendered = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    failed = [f"{row['label']} failed: {row['failure']}" for row in summary if row["failure"]]
+    return "\n".join([*rendered, *failed])
+
+
+def table_columns(bases: list[str]) -> list[tuple[str, Callable[[Row], str]]]:
+    """List headings of the table, and what stands under each for a contestant."""
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("contestant", lambda row: row["label"]),
+        ("histories/s", lambda row: f"{row['histories_per_second'][1]:,.1f}"),
+        ("items/s", lambda row: f"{row['items_per_second'][1]:,.0f}"),
+        ("step ms [quartiles]", lambda row: _spread(row["step_milliseconds"], 1)),
+        ("step/floor", lambda row: _spread(row["step_over_floor"], 2)),
+        ("peak MB", lambda row: f"{row['peak_memory_bytes'] / 1e6:,.0f}"),
+        ("warm-up s", lambda row: f"{row['warmup_seconds']:.1f}"),
+    ]
+    for base in bases:
+        columns += [
+            (f"x {base}", lambda row, base=base: _spread(row["times_as_fast"][base], 2)),
+            ("of its MB", lambda row, base=base: _percent(row["share_of_memory"][base])),
+        ]
+    return columns
+
+
+def _spread(values: list[float] | None, digits: int) -> str:
+    if values is None:
+        return "–"
+    low, median, high = (f"{value:,.{digits}f}" for value in values)
+    return f"{median} [{low}–{high}]"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"

@@ -1,0 +1,88 @@
+"""Measure what a training step costs, beside transformers' BertForMaskedLM and others.
+
+python scripts/benchmark.py --batch-size 64 --contestants full_softmax floor bert_for_masked_lm
+
+Contestants take turns, each in a process of its own; the table gives medians over the rounds, their
+quartiles, and the ratio to the base round by round. A contestant may have settings of its own, as
+in full_softmax:precision=bf16,compile=inductor. With --mode evaluate the last items of histories
+are ranked among the catalog; with --mode collate batches are only made.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from bert4rec_hf.benchmark.contestants import CONTESTANTS, parse_contestants
+from bert4rec_hf.benchmark.report import collect_results, render_table
+from bert4rec_hf.benchmark.tournament import MODES, Plan, run_tournament
+from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS
+
+DEFAULT_CONTESTANTS = ["full_softmax", "sampled_softmax", "floor", "sampled_floor"]
+
+
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line."""
+    add = parser.add_argument
+    add("--workload", choices=WORKLOADS, default="electronics")
+    add("--shape", choices=SHAPES, default="cpu")
+    add("--mode", choices=MODES, default="train")
+    add(
+        "--contestants",
+        nargs="+",
+        default=DEFAULT_CONTESTANTS,
+        metavar="NAME[:SETTING=VALUE,...]",
+        help=f"of {', '.join(CONTESTANTS)}",
+    )
+    add("--bases", nargs="+", default=[], help="whom to compare with; who is not of ours if none")
+    add("--batch-size", type=int, default=256, help="where a contestant has none of its own")
+    add("--rounds", type=int, default=5, help="turns of each contestant")
+    add("--steps", type=int, default=1, help="batches per turn")
+    add("--warmup", type=int, default=1, help="batches before the first turn")
+    add("--threads", type=int, default=torch.get_num_threads(), help="of each contestant")
+    add("--max-memory-gb", type=float, help="that one contestant may allocate on the CPU")
+    add("--peer-python", default=sys.executable, help="interpreter that has RecBole and others")
+    add("--output", type=Path, help="a new JSON file for everything measured")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse, measure, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments = parse_arguments(parser)
+    try:
+        if arguments.output and arguments.output.exists():
+            raise ValueError(f"{arguments.output} exists; choose another --output or remove it")
+        if arguments.output and not arguments.output.parent.is_dir():
+            raise ValueError(f"the folder of --output {arguments.output} does not exist; make it")
+        plan = Plan(
+            mode=arguments.mode,
+            bases=tuple(arguments.bases),
+            rounds=arguments.rounds,
+            batches=arguments.steps,
+            warmup_batches=arguments.warmup,
+            threads=arguments.threads,
+            peer_python=arguments.peer_python,
+            max_memory_gb=arguments.max_memory_gb,
+        )
+        tasks = parse_contestants(
+            arguments.contestants,
+            workload=WORKLOADS[arguments.workload],
+            shape=SHAPES[arguments.shape],
+            batch_size=arguments.batch_size,
+        )
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    results = collect_results(run_tournament(tasks, plan), plan, Accelerator())
+    print(render_table(results["summary"]))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+import pytest
+
+from bert4rec_hf.benchmark.contestants import CONTESTANTS, FLOORS, PEERS, parse_contestants
+from bert4rec_hf.benchmark.task import Task, refuse_flags
+from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS
+
+
+def parse(*texts, batch_size=32):
+    return parse_contestants(
+        texts, workload=WORKLOADS["movielens"], shape=SHAPES["ml64"], batch_size=batch_size
+    )
+
+
+def test_settings_of_a_contestant_go_over_those_of_all():
+    tasks = parse("gbce", "floor:batch_size=5,dropout=0.25,precision=bf16")
+    assert tasks["gbce"].settings.batch_size == 32
+    floor = tasks["floor:batch_size=5,dropout=0.25,precision=bf16"]
+    assert floor.contestant == "floor"
+    settings = floor.settings
+    assert (settings.batch_size, settings.dropout, settings.precision) == (5, 0.25, "bf16")
+
+
+def test_a_task_crosses_to_its_process_and_back():
+    (task,) = parse("sampled_softmax:num_negatives=3").values()
+    assert Task.from_dict(task.to_dict()) == task
+
+
+def test_floors_and_peers_are_contestants():
+    assert {*FLOORS, *FLOORS.values(), *PEERS} < CONTESTANTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bert5rec", "contestant must be one of full_softmax, .*, got 'bert5rec'"),
+        ("gbce:batchsize=3", "batchsize is not a setting of a contestant; it has batch_size, "),
+        ("gbce:batch_size=many", "batch_size must be of type int, got 'many'"),
+        ("gbce:batch_size=0", "batch_size must be at least 1, got 0"),
+        ("gbce:batch_size=7000", "at most the 6040 histories of the workload, got 7000"),
+        ("gbce:precision=fp64", "precision must be one of no, bf16, fp16, got 'fp64'"),
+        ("gbce:adapter=lora", "adapter must be one of none, got 'lora'"),
+    ],
+)
+def test_a_mistake_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_a_peer_refuses_what_its_library_does_not_do():
+    (task,) = parse("recbole:compile=inductor").values()
+    with pytest.raises(ValueError, match="recbole runs eagerly in float32: compile must be no"):
+        refuse_flags(task)

@@ -1,0 +1,69 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS, Shape, Workload
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the script on a small workload."""
+    workload = Workload(
+        name="tiny",
+        num_items=97,
+        min_length=3,
+        mean_length=6.0,
+        log_spread=1.0,
+        max_length=11,
+        zipf_exponent=0.7,
+        num_histories=53,
+    )
+    monkeypatch.setitem(WORKLOADS, "tiny", workload)
+    shape = Shape(name="tiny", hidden_size=12, num_layers=2, num_heads=3)
+    monkeypatch.setitem(SHAPES, "tiny", shape)
+
+    def run(*arguments):
+        small = ["--workload", "tiny", "--shape", "tiny", "--batch-size", "7", "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *small, *map(str, arguments)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    return run
+
+
+@pytest.mark.slow
+def test_one_command_gives_a_table_and_a_file(run, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    run("--contestants", "full_softmax", "floor", "--rounds", "2", "--output", output)
+    heading, ours, floor = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["contestant", "histories/s", "items/s"]
+    assert (ours.split()[0], floor.split()[0]) == ("full_softmax", "floor")
+    results = json.loads(output.read_text())
+    assert results["kind"] == "benchmark"
+    assert (results["workload"]["name"], results["shape"]["name"]) == ("tiny", "tiny")
+    assert results["plan"]["rounds"] == 2
+    assert [len(each["turns"]) for each in results["contestants"]] == [2, 2]
+    assert results["contestants"][0]["parameters"] > 99 * 12
+    assert {"commit", "device", "versions"} < results.keys()
+    assert str(tmp_path) not in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "{here}/there/x.json"], "there/x.json does not exist; make it"),
+        (["--output", "{here}/taken.json"], "taken.json exists; choose another --output"),
+        (["--contestants", "bert5rec"], "contestant must be one of full_softmax, "),
+        (["--rounds", "0"], "rounds must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_measured(run, tmp_path, capsys, arguments, message):
+    (tmp_path / "taken.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        run(*(argument.format(here=tmp_path) for argument in arguments))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

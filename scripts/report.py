@@ -1,4 +1,4 @@
-"""Render the committed cards and the README's table anew from the files of model_cards/results/.
+"""Render the committed cards and tables anew from the files of model_cards/results/.
 
 python scripts/report.py
 """
@@ -8,9 +8,18 @@ import json
 import re
 from pathlib import Path
 
+from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.card import render_card, render_results_table
 
 ROOT = Path(__file__).parents[1]
+
+BENCHMARKS_HEADING = """# Benchmarks
+
+What `scripts/benchmark.py` measured: medians over rounds in which the contestants take turns, lower
+and upper quartile in brackets, ratios round by round. `x NAME` is how many times as many histories
+per second a contestant does as NAME, `of its MB` the share of its memory at an equal batch, and
+`step/floor` its time over that of the unavoidable matrix products alone, measured in the same run.
+"""
 
 
 def render_readme(readme: str, table: str) -> str:
@@ -19,8 +28,17 @@ def render_readme(readme: str, table: str) -> str:
     return re.sub(marks, lambda found: f"{found[1]}{table}\n{found[2]}", readme, flags=re.DOTALL)
 
 
+def render_benchmarks(folder: Path) -> str:
+    """Put all benchmarks of a folder one below the other."""
+    sections = [
+        render_markdown(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    return "\n".join([BENCHMARKS_HEADING, *sections])
+
+
 def main() -> None:
-    """Read results, write cards and table."""
+    """Read results, write cards and tables."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
@@ -30,6 +48,9 @@ def main() -> None:
         card = ROOT / "model_cards" / f"{path.stem}.md"
         card.write_text(render_card(runs[-1]), encoding="utf-8")
         print(card.relative_to(ROOT))
+    benchmarks = ROOT / "model_cards" / "benchmarks.md"
+    benchmarks.write_text(render_benchmarks(ROOT / "model_cards" / "results" / "benchmarks"))
+    print(benchmarks.relative_to(ROOT))
     readme = ROOT / "README.md"
     text = render_readme(readme.read_text(encoding="utf-8"), render_results_table(runs))
     readme.write_text(text, encoding="utf-8")

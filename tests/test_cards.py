@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from bert4rec_hf.experiment import load_experiment
 from bert4rec_hf.hub.card import render_card, render_results_table
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = sorted((ROOT / "model_cards" / "results" / "benchmarks").glob("*.json"))
 RESULTS = sorted((ROOT / "model_cards" / "results").glob("*.json"))
 
 
@@ -17,6 +19,7 @@ def read(path):
 
 def test_the_list_is_not_empty():
     assert ROOT / "model_cards" / "results" / "ml1m-bert4rec.json" in RESULTS
+    assert BENCHMARKS
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -49,7 +52,24 @@ def test_the_experiment_of_committed_results_is_a_committed_config(path, tmp_pat
 
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
-    assert cards == {path.stem for path in RESULTS}
+    assert cards - {"benchmarks"} == {path.stem for path in RESULTS}
+
+
+def test_the_committed_benchmarks_say_what_was_measured():
+    folder = ROOT / "model_cards" / "results" / "benchmarks"
+    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))
+    expected = report["render_benchmarks"](folder)
+    committed = (ROOT / "model_cards" / "benchmarks.md").read_text(encoding="utf-8")
+    assert committed == expected, "run scripts/report.py"
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_committed_benchmarks_name_what_they_depend_on(path):
+    results = read(path)
+    assert results["kind"] == "benchmark"
+    assert not results["commit"].endswith("-dirty")
+    assert results["device"]["name"]
+    assert all(each["versions"] for each in results["contestants"] if not each["failure"])
 
 
 def test_the_table_of_the_readme_says_what_was_measured():

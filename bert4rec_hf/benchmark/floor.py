@@ -1,11 +1,11 @@
 """What a step cannot do without: its matrix products, and on a GPU the optimizer's bytes.
 
 In it, at the mean size of the workload's own batches, in the dtype of the precision: the linear
-layers of the encoder on real items and the products of attention, each forward and twice backward
-(with respect to what was read and to the weight); the head's three products on masked items with
-the whole catalog, or with the negatives; and on a GPU what AdamW reads and writes of weights,
-gradients and both moments in float32, for all weights or, with negatives, for the encoder and the
-item rows that have a gradient.
+layers of the encoder on real items (in the last layer, all but keys and values on masked ones) and
+the products of attention, each forward and twice backward (with respect to what was read and to the
+weight); the head's three products on masked items with the whole catalog, or with the negatives;
+and on a GPU what AdamW reads and writes of weights, gradients and both moments in float32, for all
+weights or, with negatives, for the encoder and the item rows that have a gradient.
 
 Not in it: embedding lookups, norms, activations, dropout, softmax, losses, clipping, allocation and
 collation. Every buffer is there beforehand.
@@ -116,19 +116,40 @@ def product_sizes(task: Task, size: BatchSize, *, is_sampled: bool) -> list[tupl
     """List rows, columns and inner size of all products of a step, any batch in front.
 
     Attention is computed as over histories of one length, whose square is the mean of the squares.
+    The last layer needs keys and values of all items, but all else at masked items only.
     """
-    shape, hidden = task.shape, task.shape.hidden_size
-    items, masked = round(size.items), round(size.masked)
     histories = task.settings.batch_size
+    items, masked = round(size.items), round(size.masked)
     length = round((size.squares / histories) ** 0.5)
-    heads, head_dim = histories * shape.num_heads, hidden // shape.num_heads
-    layer = [
-        (items, 3 * hidden, hidden),  # queries, keys and values
-        (heads, length, length, head_dim),  # weights of attention
-        (heads, length, head_dim, length),  # values by these weights
-        (items, hidden, hidden),
-        (items, 4 * hidden, hidden),
-        (items, hidden, 4 * hidden),
-    ]
+    masked_length = max(1, round(length * masked / items))
+    layer = layer_sizes(task, items, items, length, length)
+    last = layer_sizes(task, items, masked, length, masked_length)
     scored = task.settings.num_negatives if is_sampled else task.workload.num_items
-    return [*layer * shape.num_layers, (masked, scored, hidden)]
+    head = (masked, scored, task.shape.hidden_size)
+    return [*layer * (task.shape.num_layers - 1), *last, head]
+
+
+def layer_sizes(
+    task: Task, items: int, wanted: int, length: int, wanted_length: int
+) -> list[tuple[int, ...]]:
+    """List the products of one layer whose states are wanted at some of its items only.
+
+    Args:
+        task: Its shape and its histories per batch.
+        items: Of all histories.
+        wanted: Items whose states are wanted.
+        length: Items of one history.
+        wanted_length: Of these, those that are wanted.
+    """
+    hidden = task.shape.hidden_size
+    heads = task.settings.batch_size * task.shape.num_heads
+    head_dim = hidden // task.shape.num_heads
+    return [
+        (items, 2 * hidden, hidden),  # keys and values
+        (wanted, hidden, hidden),  # queries
+        (heads, wanted_length, length, head_dim),  # weights of attention
+        (heads, wanted_length, head_dim, length),  # values by these weights
+        (wanted, hidden, hidden),
+        (wanted, 4 * hidden, hidden),
+        (wanted, hidden, 4 * hidden),
+    ]

@@ -122,10 +122,8 @@ def find_floor(record: Record, records: list[Record]) -> Record | None:
 
 
 def render_table(summary: list[Row]) -> str:
-    """Lay the summary out, one contestant per line; why one failed stands under the table."""
-    headings, cells = zip(*table_columns(list(summary[0]["times_as_fast"])), strict=True)
-    measured = [row for row in summary if row["histories_per_second"]]
-    lines = [headings, *([cell(row) for cell in cells] for row in measured)]
+    """A table for a terminal, and below it who failed, and how."""
+    lines, failed = table_lines(summary)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rendered = [
         "  ".join(
@@ -134,8 +132,45 @@ def render_table(summary: list[Row]) -> str:
         )
         for line in lines
     ]
-    failed = [f"{row['label']} failed: {row['failure']}" for row in summary if row["failure"]]
     return "\n".join([*rendered, *failed])
+
+
+def render_markdown(name: str, results: dict[str, Any]) -> str:
+    """A section of the committed benchmarks: what was measured, on what, and the table.
+
+    Args:
+        name: Of the results file, without its ending.
+        results: Its content.
+    """
+    plan, workload, shape = results["plan"], results["workload"], results["shape"]
+    (heading, *rows), failed = table_lines(results["summary"])
+    versions = {}
+    for contestant in results["contestants"]:
+        versions |= contestant["versions"]
+    named = ", ".join(f"{library} {version}" for library, version in sorted(versions.items()))
+    lines = [
+        f"## {name}",
+        "",
+        f"Mode `{plan['mode']}`; workload `{workload['name']}` ({workload['num_items']:,} items, at "
+        f"most {workload['max_length']} per history); shape `{shape['name']}` (hidden "
+        f"{shape['hidden_size']}, {shape['num_layers']} layers, "
+        f"{'tied' if shape['tie_word_embeddings'] else 'untied'}); {plan['rounds']} rounds of "
+        f"{plan['batches']} batches, {plan['threads']} threads; {results['device']['name']}; "
+        f"commit `{results['commit']}`; {named}.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *rows)),
+        *(f"\n{line}." for line in failed),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table_lines(summary: list[Row]) -> tuple[list[list[str]], list[str]]:
+    """The cells of the table, its heading first; and a line on each contestant that failed."""
+    measured = [row for row in summary if row["histories_per_second"]]
+    columns = table_columns(list(summary[0]["times_as_fast"]))
+    cells = [[heading for heading, _ in columns]]
+    cells += [[render(row) for _, render in columns] for row in measured]
+    return cells, [f"{row['label']} failed: {row['failure']}" for row in summary if row["failure"]]
 
 
 def table_columns(bases: list[str]) -> list[tuple[str, Callable[[Row], str]]]:

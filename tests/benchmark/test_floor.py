@@ -32,12 +32,14 @@ def test_the_encoders_products_use_each_weight_once_per_item(tiny):
     *layers, head = product_sizes(task, size, is_sampled=False)
     assert head == (9, 97, 12)
     linear = [sizes for sizes in layers if len(sizes) == 3]
-    assert {rows for rows, _, _ in linear} == {41}
+    # All of the first layer's items; keys and values of the last layer's, and its 9 masked ones.
+    assert [rows for rows, _, _ in linear] == [41] * 5 + [41] + [9] * 4
     model = BERT4RecForMaskedItemModeling(build_config(task, "full_softmax"))
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     assert sum(columns * inner for _, columns, inner in linear) == sum(w.numel() for w in matrices)
     # 7 histories with 3 heads of 4 numbers each; the mean of the squared lengths is that of 5.
-    assert [sizes for sizes in layers if len(sizes) == 4] == [(21, 5, 5, 4), (21, 5, 4, 5)] * 2
+    attention = [sizes for sizes in layers if len(sizes) == 4]
+    assert attention == [(21, 5, 5, 4), (21, 5, 4, 5), (21, 1, 5, 4), (21, 1, 4, 5)]
 
 
 def test_the_head_with_negatives_scores_only_them(tiny):

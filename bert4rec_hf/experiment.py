@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,19 @@ from bert4rec_hf.modeling import (
     BERT4RecConfig,
     BERT4RecForMaskedItemModeling,
 )
+from bert4rec_hf.modeling.objectives import MAX_SCORES
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun
+from bert4rec_hf.training.memory import (
+    MemoryEstimate,
+    available_memory,
+    check_memory,
+    estimate_memory,
+    peak_memory,
+)
+from bert4rec_hf.training.profiling import profile_steps
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_VOCABULARY = 3
 
@@ -219,26 +231,54 @@ def share_cores(accelerator: Accelerator) -> None:
         torch.set_num_threads(max(1, cores // accelerator.num_processes))
 
 
+def estimate_run(
+    experiment: Experiment, dataset: PreparedDataset, accelerator: Accelerator
+) -> MemoryEstimate:
+    """Say what memory a step takes, by the first batch of the run and before there is a model.
+
+    Raises:
+        ValueError: There is not as much.
+    """
+    with torch.device("meta"):
+        model = build_model(experiment, dataset.vocab_size)
+    loader = build_loader(experiment, dataset, accelerator.num_processes, first_step=0)
+    batch = loader.collate_fn(loader.dataset.__getitems__(next(iter(loader.batch_sampler))))
+    estimate = estimate_memory(model, batch, accelerator, MAX_SCORES)
+    available = available_memory(accelerator)
+    if accelerator.is_main_process:
+        logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)
+    check_memory(estimate, available)
+    return estimate
+
+
 def run_experiment(
-    experiment: Experiment, output: Path, accelerator: Accelerator, *, is_resumed: bool = False
+    experiment: Experiment,
+    output: Path,
+    accelerator: Accelerator,
+    *,
+    is_resumed: bool = False,
+    profiled_steps: int = 0,
 ) -> dict[str, Any]:
     """Train, keep the best model, measure it and write its card.
 
     Args:
         experiment: What to run.
-        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
-            and `results.json` come into it.
+        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`,
+            `results.json` and a `profile/` come into it.
         accelerator: As `build_accelerator` makes it.
         is_resumed: Go on from the newest checkpoint in that folder.
+        profiled_steps: How many steps to profile, near the first.
 
     Returns:
         What stands in `results.json`.
 
     Raises:
         FileNotFoundError: The dataset was not prepared.
-        ValueError: The output folder exists and the run is not resumed, or is another run's.
+        ValueError: The output folder exists and the run is not resumed, or is another run's; or
+            a step does not fit into memory.
     """
     dataset = load_prepared(Path(experiment.data.dataset))
+    memory = estimate_run(experiment, dataset, accelerator)
     model = build_model(experiment, dataset.vocab_size)
     # Taken now: the checkout may have moved on when the training ends.
     origin = provenance(accelerator)
@@ -265,7 +305,9 @@ def run_experiment(
             save_model_folder(model, dataset.folder, output / "model")
 
     loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
-    state = run.train(loader, validate, keep_best)
+    with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
+        state = run.train(loader, validate, keep_best, on_step)
+    peak = peak_memory(accelerator.device)
     accelerator.wait_for_everyone()
     best = BERT4RecForMaskedItemModeling.from_pretrained(output / "model")
     results = {
@@ -273,6 +315,7 @@ def run_experiment(
         "experiment": experiment.to_dict(),
         "parameters": count_parameters(best),
         "training": dataclasses.asdict(state),
+        "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
         **origin,
         **measure(best, dataset, experiment.evaluation, accelerator),
     }

@@ -45,6 +45,7 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads(), help="of each contestant")
     add("--max-memory-gb", type=float, help="that one contestant may allocate on the CPU")
     add("--peer-python", default=sys.executable, help="interpreter that has RecBole and others")
+    add("--profile", metavar="FOLDER", help="for tables and traces of what training steps do")
     add("--output", type=Path, help="a new JSON file for everything measured")
     return parser.parse_args()
 
@@ -69,6 +70,7 @@ def main() -> None:
             threads=arguments.threads,
             peer_python=arguments.peer_python,
             max_memory_gb=arguments.max_memory_gb,
+            profile_folder=arguments.profile,
         )
         tasks = parse_contestants(
             arguments.contestants,

@@ -7,6 +7,7 @@ Devices, mixed precision and torch.compile are chosen by the flags of accelerate
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -18,6 +19,8 @@ from bert4rec_hf.hub.card import render_summary
 
 def main() -> None:
     """Parse, run, report."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("bert4rec_hf").setLevel(logging.INFO)
     disable_progress_bar()  # of transformers: folders load in a moment
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -25,13 +28,26 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="one file of configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=5,
+        default=0,
+        metavar="STEPS",
+        help="write what takes time and memory in so many steps (5) to the profile/ of the run",
+    )
     arguments, settings = parser.parse_known_args()
     try:
         experiment = load_experiment(arguments.config, settings)
         accelerator = build_accelerator(experiment, arguments.output)
         set_seed(experiment.training.seed, device_specific=True)
         results = run_experiment(
-            experiment, arguments.output, accelerator, is_resumed=arguments.resume
+            experiment,
+            arguments.output,
+            accelerator,
+            is_resumed=arguments.resume,
+            profiled_steps=arguments.profile,
         )
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")

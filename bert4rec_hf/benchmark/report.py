@@ -11,6 +11,9 @@ from bert4rec_hf.benchmark.contestants import FLOORS
 from bert4rec_hf.benchmark.tournament import Plan, Record
 from bert4rec_hf.evaluation.provenance import provenance
 
+PATHS = ("peer_python", "profile_folder")
+"""Of a plan; they say nothing about what was measured."""
+
 Row = dict[str, Any]
 """What the table says of one contestant."""
 
@@ -20,7 +23,7 @@ def collect_results(records: list[Record], plan: Plan, accelerator: Accelerator)
     task = records[0].task
     return {
         "kind": "benchmark",
-        "plan": {key: value for key, value in asdict(plan).items() if key != "peer_python"},
+        "plan": {key: value for key, value in asdict(plan).items() if key not in PATHS},
         "workload": asdict(task.workload),
         "shape": asdict(task.shape),
         "summary": summarize(records, plan),
@@ -151,8 +154,8 @@ def render_markdown(name: str, results: dict[str, Any]) -> str:
     lines = [
         f"## {name}",
         "",
-        f"Mode `{plan['mode']}`; workload `{workload['name']}` ({workload['num_items']:,} items, at "
-        f"most {workload['max_length']} per history); shape `{shape['name']}` (hidden "
+        f"Mode `{plan['mode']}`; workload `{workload['name']}` ({workload['num_items']:,} items, "
+        f"at most {workload['max_length']} per history); shape `{shape['name']}` (hidden "
         f"{shape['hidden_size']}, {shape['num_layers']} layers, "
         f"{'tied' if shape['tie_word_embeddings'] else 'untied'}); {plan['rounds']} rounds of "
         f"{plan['batches']} batches, {plan['threads']} threads; {results['device']['name']}; "

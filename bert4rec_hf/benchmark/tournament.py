@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from bert4rec_hf.benchmark.task import Task
 
 ROOT = Path(__file__).parents[2]
 """Where the package is found; the interpreter of a peer need not have it installed."""
+
+PROFILED_STEPS = 3
 
 MODES = ("train", "evaluate", "collate")
 
@@ -48,9 +51,14 @@ class Plan:
     max_memory_gb: float | None = None
     """What one process may allocate on the CPU."""
 
+    profile_folder: str | None = None
+    """Where to write profiles of training steps, after the last turn; not of peers."""
+
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.profile_folder and self.mode != "train":
+            raise ValueError(f"only training is profiled: mode must be train, got {self.mode!r}")
         for name in ("rounds", "batches", "warmup_batches", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -119,14 +127,18 @@ class ContestantProcess:
         self.process.communicate()
         self.errors.close()
 
-    def ask(self, batches: int) -> dict[str, Any]:
+    def ask(self, batches: int, **other: str) -> dict[str, Any]:
         """Ask for a number of batches, and wait for the answer.
+
+        Args:
+            batches: How many.
+            other: Another `mode` than that of the plan, and what it needs.
 
         Raises:
             ContestantStoppedError: The process ended over it.
         """
         try:
-            request = {"mode": self.mode, "batches": batches}
+            request = {"mode": self.mode, "batches": batches} | other
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError as error:
@@ -158,8 +170,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # Its threads spin for about a millisecond before they rest: those of a contestant that
+        # waits are in nobody's way, and to let them rest at once would cost many small operations.
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",  # threads at rest leave the cores to the others
     }
 
 
@@ -188,7 +201,20 @@ def run_tournament(tasks: dict[str, Task], plan: Plan) -> list[Record]:
                 if record.failure is None:
                     with noting_failure(record):
                         record.add(processes[record.label].ask(plan.batches))
+        if plan.profile_folder:
+            write_profiles(records, processes, Path(plan.profile_folder))
     return records
+
+
+def write_profiles(
+    records: list[Record], processes: dict[str, ContestantProcess], folder: Path
+) -> None:
+    """Profile some training steps of each contestant that goes through accelerate."""
+    for record in records:
+        if record.failure is None and record.task.contestant not in PEERS:
+            with noting_failure(record):
+                own = folder / re.sub(r"\W+", "-", record.label)
+                processes[record.label].ask(PROFILED_STEPS, mode="profile", folder=str(own))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The process of one contestant: a task as its argument, requests in, answers out, as JSON lines.
 
 A request is `{"mode": "train", "batches": 3}`; an answer says how long it took and what was done.
+With the mode `profile` and a `folder` training is not timed but profiled.
 When requests end, so does the process. It needs torch, numpy and what its contestant needs.
 """
 
@@ -37,7 +38,8 @@ def serve() -> None:
     built = {"parameters": count_parameters(contestant), "versions": find_versions()}
     answers.write(json.dumps(built) + "\n")
     for line in sys.stdin:
-        answer = respond(contestant, json.loads(line))
+        request = json.loads(line)
+        answer = (profile if request["mode"] == "profile" else respond)(contestant, request)
         peak = peak_memory_bytes()
         answer |= {"peak_memory_bytes": peak - baseline, "process_memory_bytes": peak}
         answers.write(json.dumps(answer) + "\n")
@@ -50,6 +52,19 @@ def respond(contestant: Contestant, request: dict[str, Any]) -> dict[str, Any]:
     work = getattr(contestant, request["mode"])(request["batches"])
     synchronize()
     return {"seconds": time.perf_counter() - start, **work._asdict()}
+
+
+def profile(contestant: Contestant, request: dict[str, Any]) -> dict[str, Any]:
+    """Write a profile of some training steps into a folder, off the clock."""
+    # An interpreter of a peer need not have accelerate.
+    from bert4rec_hf.training.profiling import WARMUP_STEPS, profile_steps
+
+    folder = Path(request["folder"])
+    with profile_steps(contestant.accelerator, folder, request["batches"]) as on_step:
+        for _ in range(WARMUP_STEPS + request["batches"]):
+            contestant.train(1)
+            on_step()
+    return {}
 
 
 def synchronize() -> None:

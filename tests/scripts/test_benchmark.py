@@ -38,7 +38,8 @@ def run(monkeypatch):
 @pytest.mark.slow
 def test_one_command_gives_a_table_and_a_file(run, tmp_path, capsys):
     output = tmp_path / "results.json"
-    run("--contestants", "full_softmax", "floor", "--rounds", "2", "--output", output)
+    contestants = ["--contestants", "full_softmax", "floor"]
+    run(*contestants, "--rounds", "2", "--output", output, "--profile", tmp_path / "profile")
     heading, ours, floor = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["contestant", "histories/s", "items/s"]
     assert (ours.split()[0], floor.split()[0]) == ("full_softmax", "floor")
@@ -50,6 +51,9 @@ def test_one_command_gives_a_table_and_a_file(run, tmp_path, capsys):
     assert results["contestants"][0]["parameters"] > 99 * 12
     assert {"commit", "device", "versions"} < results.keys()
     assert str(tmp_path) not in output.read_text()
+    for name in ("full_softmax", "floor"):
+        assert "aten::mm" in (tmp_path / "profile" / name / "process-0.txt").read_text()
+        assert (tmp_path / "profile" / name / "process-0.pt.trace.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,7 @@ def test_one_command_gives_a_table_and_a_file(run, tmp_path, capsys):
         (["--output", "{here}/there/x.json"], "there/x.json does not exist; make it"),
         (["--output", "{here}/taken.json"], "taken.json exists; choose another --output"),
         (["--contestants", "bert5rec"], "contestant must be one of full_softmax, "),
+        (["--profile", "x", "--mode", "collate"], "mode must be train, got 'collate'"),
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
     ],
 )

@@ -1,0 +1,235 @@
+"""What a training step needs in memory, and what there is, told before the first one."""
+
+import os
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, DynamoBackend
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+
+from bert4rec_hf.training.optimizer import row_tables
+
+Batch = dict[str, Tensor | int]
+
+HEAP_BYTES = 2**25
+"""Blocks up to this size share glibc's heap, where what is freed is seldom of use to the next one.
+
+After some steps about twice as much as they hold is resident, seen at many shapes; setting
+MALLOC_MMAP_THRESHOLD_=100000 in the environment avoids that.
+"""
+
+SMALLER_BATCHES = (
+    "lower training.batch_size and raise training.gradient_accumulation_steps by the same factor"
+)
+ADVICE = {
+    "parameters": "lower model.hidden_size or model.num_hidden_layers",
+    "gradients": "lower model.hidden_size, or set model.objective to sampled_softmax and "
+    "training.row_sparse to true, so that few rows of the item table have one",
+    "optimizer_state": "lower model.hidden_size, or set model.tie_word_embeddings to true",
+    "activations": f"{SMALLER_BATCHES}, or launch with --mixed_precision bf16",
+    "scores": f"{SMALLER_BATCHES}, or lower data.num_negatives",
+}
+"""What makes each part smaller."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that each process needs at the height of a training step, by what they hold."""
+
+    parameters: int
+    gradients: int
+    optimizer_state: int
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+
+    scores: int
+    """Those of masked items, as many as are held at once."""
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(vars(self).values())
+
+    def __str__(self) -> str:
+        parts = [f"{name.replace('_', ' ')} {_gb(part)}" for name, part in vars(self).items()]
+        return f"{_gb(self.total)} GB ({', '.join(parts)})"
+
+
+def estimate_memory(
+    model: nn.Module, batch: Batch, accelerator: Accelerator, max_scores: int
+) -> MemoryEstimate:
+    """Work out what `TrainingRun` will need, in less than a second and next to no memory.
+
+    Args:
+        model: As training gets it, or the same on the meta device; put into training mode.
+        batch: A packed one of the run.
+        accelerator: Tells device, precision, processes and accumulation.
+        max_scores: Scores that the full softmax holds at once, at most.
+    """
+    is_sharded = accelerator.distributed_type == DistributedType.FSDP
+    shards = accelerator.num_processes if is_sharded else 1
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    return MemoryEstimate(
+        parameters=_num_bytes(model.parameters()) // shards,
+        gradients=_gradient_bytes(model, batch, accelerator) // shards,
+        optimizer_state=2 * _num_bytes(trainable) // shards,
+        activations=_activation_bytes(model, batch, accelerator),
+        scores=_score_bytes(model, batch, accelerator, max_scores),
+    )
+
+
+def check_memory(estimate: MemoryEstimate, available: int) -> None:
+    """Refuse what cannot fit, before it fails halfway.
+
+    Args:
+        estimate: What a step needs.
+        available: Bytes that the process may take.
+
+    Raises:
+        ValueError: It needs more than that.
+    """
+    if estimate.total > available:
+        largest = max(vars(estimate), key=vars(estimate).get)
+        raise ValueError(
+            f"a training step needs {estimate} and {_gb(available)} GB are available; the largest "
+            f"part is {largest.replace('_', ' ')}: to shrink it, {ADVICE[largest]}"
+        )
+
+
+def available_memory(accelerator: Accelerator) -> int:
+    """Bytes that this process may take on its device; those on one CPU share what it has."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.mem_get_info(accelerator.device)[0]
+    num_neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return min(psutil.virtual_memory().available, *cgroup_room()) // num_neighbors
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process has held so far: on its GPU, else resident, libraries too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def cgroup_room(
+    membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Bytes that containers and job schedulers leave to this process, limit by limit.
+
+    Args:
+        membership: Lists the groups of the process, in lines `number:controllers:path`.
+        mount: Where groups are folders, those of version 1 below one for each controller.
+    """
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, limit, usage = mount, "memory.max", "memory.current"
+        elif controllers == "memory":
+            top, limit, usage = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # A container may see the path that its group has outside, and its own group on top.
+        parts = Path(path).parts[1:]
+        for depth in range(len(parts) + 1):
+            group = top.joinpath(*parts[:depth])
+            if (group / limit).exists() and (text := (group / limit).read_text().strip()) != "max":
+                yield int(text) - int((group / usage).read_text()) + _cached_bytes(group)
+
+
+def _cached_bytes(group: Path) -> int:
+    """Contents of files that count as used, and yield to whoever needs the memory."""
+    counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    # In version 1 the plain counts leave out the groups below.
+    prefix = "total_" if "total_active_file" in counts else ""
+    return int(counts[f"{prefix}active_file"]) + int(counts[f"{prefix}inactive_file"])
+
+
+def _activation_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
+    """What the forward pass saves, weights and scores left out.
+
+    It is gone through with tensors that have a shape and a device, but no numbers.
+    """
+    saved: dict[int, Tensor] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        saved[_storage(tensor)] = tensor
+        return tensor
+
+    def imitate(tensor: Tensor) -> Tensor:
+        imitation = torch.empty(tensor.shape, dtype=tensor.dtype, device=accelerator.device)
+        return imitation.requires_grad_(tensor.requires_grad)
+
+    model.train()
+    with FakeTensorMode(), accelerator.autocast(), saved_tensors_hooks(save, lambda kept: kept):
+        state = {name: imitate(weight) for name, weight in model.named_parameters()}
+        state |= {name: imitate(buffer) for name, buffer in model.named_buffers()}
+        inputs = {
+            name: imitate(value) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+        functional_call(model, state, (), inputs)
+    weights = {_storage(tensor) for tensor in state.values()}
+    # Counted elsewhere: scores, and the table's gradient, which the full softmax makes at once.
+    scores = (len(batch["masked_positions"]), len(batch.get("negatives", ())))
+    num_rows = len(model.get_output_embeddings().weight)
+    sizes = [
+        tensor.untyped_storage().nbytes()
+        for key, tensor in saved.items()
+        if key not in weights and tensor.shape != scores and tensor.shape[:1] != (num_rows,)
+    ]
+    in_heap = [size for size in sizes if size <= HEAP_BYTES and accelerator.device.type == "cpu"]
+    return sum(sizes) + sum(in_heap)
+
+
+def _score_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator, max_scores: int) -> int:
+    """Scores of masked items, and what is computed from them at the same time."""
+    num_masked = len(batch["masked_positions"])
+    if "negatives" in batch:  # saved, exponentiated and as a gradient; and which are no negatives
+        return (3 * 4 + 1) * num_masked * len(batch["negatives"])
+    num_rows, hidden = model.get_output_embeddings().weight.shape
+    num_scores = min(num_masked, max(1, max_scores // num_rows)) * num_rows
+    if accelerator.mixed_precision == "no":
+        return 4 * num_scores
+    # A softmax in single precision; and the table and its gradient in half.
+    return (2 + 4) * num_scores + 2 * 2 * num_rows * hidden
+
+
+def _gradient_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
+    """Gradients of all that is trained; those of tables by row of just the rows of a step."""
+    is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    tables = [] if is_compiled else row_tables(model)
+    dense = [
+        _num_bytes([weight])
+        for weight in model.parameters()
+        if weight.requires_grad and not any(weight is table for table in tables)
+    ]
+    # Processes sum copies of them; and one that is accumulated is there beside the sum.
+    size = sum(dense) * (2 if accelerator.num_processes > 1 else 1)
+    size += max(dense) if accelerator.gradient_accumulation_steps > 1 else 0
+    for table in tables[:1]:
+        names = ("input_ids", "masked_positions", "negatives")
+        rows = sum(batch[name].numel() for name in names)
+        size += rows * accelerator.gradient_accumulation_steps * _num_bytes([table[0]])
+    return size
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.2f}"

@@ -43,7 +43,7 @@ from bert4rec_hf.modeling import (
     BERT4RecConfig,
     BERT4RecForMaskedItemModeling,
 )
-from bert4rec_hf.modeling.objectives import MAX_SCORES
+from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import (
@@ -243,7 +243,7 @@ def estimate_run(
         model = build_model(experiment, dataset.vocab_size)
     loader = build_loader(experiment, dataset, accelerator.num_processes, first_step=0)
     batch = loader.collate_fn(loader.dataset.__getitems__(next(iter(loader.batch_sampler))))
-    estimate = estimate_memory(model, batch, accelerator, MAX_SCORES)
+    estimate = estimate_memory(model, batch, accelerator, max_scores(accelerator.device))
     available = available_memory(accelerator)
     if accelerator.is_main_process:
         logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)

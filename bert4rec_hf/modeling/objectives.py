@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
 
-MAX_SCORES = 2**26
-"""Scores that the full softmax holds at once: 256 MB in float32, 400 masked items at 160,000."""
+MAX_SCORES = {"cpu": 2**24, "cuda": 2**27}
+"""Scores that the full softmax holds at once: on a CPU, what its cache can hold for the most part;
+on a GPU, what keeps it busy, a run of 800 masked items at 160,000 candidates."""
 
 # A copy of this file inside a model repository must not redefine the operators of another.
 _NAMESPACE = __name__.replace(".", "_").replace("-", "_")
@@ -196,7 +197,7 @@ def _full_softmax(  # noqa: PLR0913 - operators take no tuples
     factor = weights.new_ones(()) if states.dtype == table.dtype else weights.amax()
     shares = (weights / factor).to(states.dtype).unsqueeze(1)  # (masked, 1)
     rows = table[NUM_SPECIAL_IDS:].to(states.dtype)
-    run = max(1, MAX_SCORES // len(rows))
+    run = max(1, max_scores(states.device) // len(rows))
     buffer = states.new_empty(min(run, len(states)), len(rows))
     for start in range(0, len(states), run):
         part = slice(start, start + run)
@@ -218,6 +219,11 @@ def _full_softmax(  # noqa: PLR0913 - operators take no tuples
     return loss, by_states, by_table, by_bias
 
 
+def max_scores(device: torch.device) -> int:
+    """How many scores the full softmax holds at once, at most."""
+    return MAX_SCORES.get(device.type, MAX_SCORES["cuda"])
+
+
 def softmax_cross_entropy_(scores: Tensor, columns: Tensor) -> Tensor:
     """Turn scores into probabilities in place, and say how unlikely the targets are.
 
@@ -228,16 +234,13 @@ def softmax_cross_entropy_(scores: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (masked,) float32 cross-entropy.
     """
-    targets = scores.gather(1, columns).float()
-    highest = scores.amax(dim=1, keepdim=True).float()
     if scores.dtype == torch.float32:
-        probabilities = torch.softmax(scores, dim=1, out=scores)
+        log_probabilities = torch.log_softmax(scores, dim=1, out=scores)
     else:
-        probabilities = torch.softmax(scores, dim=1, dtype=torch.float32)
-        scores.copy_(probabilities)
-    # The largest probability is exp(highest - log-sum-exp), and never near underflow.
-    log_sums = highest - probabilities.amax(dim=1, keepdim=True).log()
-    return (log_sums - targets).squeeze(1)
+        log_probabilities = torch.log_softmax(scores, dim=1, dtype=torch.float32)
+    losses = -log_probabilities.gather(1, columns).squeeze(1)
+    scores.copy_(log_probabilities.exp_())  # onto itself, which is no work, in single precision
+    return losses
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, is_begun: int) -> None:

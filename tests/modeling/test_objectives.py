@@ -46,7 +46,7 @@ def plain_full_softmax(states, table, bias=None):
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("at_once", [2**26, 30], ids=["one run", "runs of two"])
 def test_full_softmax_is_cross_entropy_in_value_and_gradient(monkeypatch, has_bias, at_once):
-    monkeypatch.setattr(objectives, "MAX_SCORES", at_once)
+    monkeypatch.setitem(objectives.MAX_SCORES, "cpu", at_once)
     inputs = make_inputs(has_bias)
     items = ItemTable(inputs[1], inputs[2] if has_bias else None)
     actual = gradients(3 * full_softmax(inputs[0], TARGETS, SHARES, items), inputs)
@@ -69,7 +69,7 @@ def test_full_softmax_never_holds_the_scores_of_all_masked_items(monkeypatch):
         return torch.zeros(len(scores))
 
     monkeypatch.setattr(objectives, "softmax_cross_entropy_", record)
-    monkeypatch.setattr(objectives, "MAX_SCORES", 25)
+    monkeypatch.setitem(objectives.MAX_SCORES, "cpu", 25)
     inputs = make_inputs()
     full_softmax(inputs[0], TARGETS, SHARES, ItemTable(*inputs[1:]))
     assert sizes == [(2, 11), (2, 11), (2, 11), (1, 11)]

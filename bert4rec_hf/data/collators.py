@@ -138,8 +138,7 @@ class MaskedItemCollator:
             `negative_log_counts` (negatives,).
         """
         views = examples if isinstance(examples, Views) else gather_examples(examples)
-        is_last_item_view = uniform_draws(views.keys, np.zeros(len(views.keys)))
-        is_last_item_view = is_last_item_view < self.last_item_ratio
+        is_last_item_view = uniform_draws(views.keys, 0) < self.last_item_ratio
         firsts, ends = self._windows(views.lengths, views.keys, is_last_item_view)
         lengths, starts, keys = ends - firsts, views.starts + firsts, views.keys
         if self.is_packed:  # windows of equal length side by side, as attention wants them
@@ -163,9 +162,9 @@ class MaskedItemCollator:
         """
         if self.random_window_ratio == 0:
             return np.maximum(lengths - self.max_history_length, 0), lengths
-        is_random = uniform_draws(keys, np.full(len(keys), 1)) < self.random_window_ratio
+        is_random = uniform_draws(keys, 1) < self.random_window_ratio
         shortest = np.where(is_last_item_view, 2, self.max_history_length).clip(max=lengths)
-        draws = uniform_draws(keys, np.full(len(keys), 2))
+        draws = uniform_draws(keys, 2)
         random_ends = shortest + (draws * (lengths - shortest + 1)).astype(np.int64)
         ends = np.where(is_random, random_ends, lengths)
         return np.maximum(ends - self.max_history_length, 0), ends
@@ -180,9 +179,11 @@ class MaskedItemCollator:
         """Truth for each item of all windows, one after the other; at least one per window."""
         ends = np.cumsum(lengths)
         draws = uniform_draws(np.repeat(keys, lengths), places + 3)
+        # The lowest draw of a window is masked even if none is below the ratio.
         lowest = np.minimum.reduceat(draws, ends - lengths)
-        masked = draws <= np.repeat(np.maximum(lowest, np.nextafter(self.mask_ratio, 0)), lengths)
-        masked &= ~np.repeat(is_last_item_view, lengths)
+        limits = np.maximum(lowest, np.nextafter(self.mask_ratio, 0))
+        limits[is_last_item_view] = -1
+        masked = draws <= np.repeat(limits, lengths)
         masked[ends[is_last_item_view] - 1] = True
         return masked
 

@@ -9,7 +9,7 @@ from .vocabulary import FIRST_ITEM_ID
 DISTRIBUTIONS = ("uniform", "popularity")
 
 
-def uniform_draws(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
+def uniform_draws(keys: np.ndarray, counters: np.ndarray | int) -> np.ndarray:
     """Hash keys and counters to numbers in [0, 1): the same pair always draws the same number.
 
     The mixing steps are those of SplitMix64 (Steele, Lea and Flood, 2014,
@@ -17,14 +17,15 @@ def uniform_draws(keys: np.ndarray, counters: np.ndarray) -> np.ndarray:
 
     Args:
         keys: (draws,) uint64, one per masked view.
-        counters: (draws,) which draw of its view this is, from 0.
+        counters: (draws,) which draw of its view this is, from 0; or the same for all.
 
     Returns:
         (draws,) float64
     """
-    mixed = (counters + 1).astype(np.uint64)
+    mixed = np.atleast_1d(counters).astype(np.uint64)
+    mixed += np.uint64(1)
     mixed *= np.uint64(0x9E3779B97F4A7C15)
-    mixed += keys
+    mixed = mixed + keys
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)

@@ -17,6 +17,7 @@ def test_a_model_folder_holds_weights_code_vocabulary_and_titles(tmp_path):
     (dataset / "titles.json").write_text('{"dune": "Dune (1984)"}')
     save_model_folder(make_model(), dataset, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "attention.py",
         "config.json",
         "configuration_bert4rec.py",
         "model.safetensors",

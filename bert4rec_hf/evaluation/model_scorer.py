@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -20,8 +20,8 @@ class NextItemModel(Protocol):
     ) -> Tensor:
         """(batch, hidden) state of the mask at the end of each packed history."""
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The layer whose rows, times the state, score the items."""
+    def read_head(self) -> tuple[Tensor, Tensor | None]:
+        """(vocab, hidden) rows whose products with the state score the items, (vocab,) bias."""
 
 
 class ModelScorer:
@@ -29,6 +29,9 @@ class ModelScorer:
 
     def __init__(self, model: NextItemModel):
         self.model = model
+        # Read once: where a tuner trains some of the rows, each reading copies the table.
+        with torch.no_grad():
+            self.weight, self.bias = model.read_head()
         self.vocab_size: int = model.config.vocab_size
 
     def encode(self, histories: Sequence[np.ndarray]) -> Tensor:
@@ -48,7 +51,7 @@ class ModelScorer:
             for part in (history[-(config.max_history_length - 1) :], mask)
         ]
         lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
-        device = self.model.get_output_embeddings().weight.device
+        device = self.weight.device
         cu_seq_lens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return self.model.next_item_states(
             torch.as_tensor(np.concatenate(parts).astype(np.int64), device=device).unsqueeze(0),
@@ -67,6 +70,5 @@ class ModelScorer:
         Returns:
             (batch, stop - start) float32
         """
-        head = self.model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias[start:stop].float()
-        return F.linear(encoded.float(), head.weight[start:stop].float(), bias)
+        bias = None if self.bias is None else self.bias[start:stop].float()
+        return F.linear(encoded.float(), self.weight[start:stop].float(), bias)

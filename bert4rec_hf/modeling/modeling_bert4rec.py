@@ -470,7 +470,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         loss, logits = None, None
         if labels is None:
             outputs = self.model(**inputs)
-            logits = self.lm_head(self.transform(outputs.last_hidden_state[:, -logits_to_keep:]))
+            states = self.transform(outputs.last_hidden_state[:, -logits_to_keep:])
+            logits = nn.functional.linear(states, *self.read_head())
             logits[..., :NUM_SPECIAL_IDS] = -torch.inf
         else:
             labels = labels.flatten()
@@ -499,19 +500,40 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         # For a table of its own; the head looks up from a shared one.
         self.model.embed_tokens.has_row_gradients = not self.config.tie_word_embeddings
 
+    def read_head(self) -> tuple[Tensor, Tensor | None]:
+        """What items are scored by, also where a tuner has put another module in the head's place.
+
+        Returns:
+            (vocab, hidden) weight and (vocab,) bias, or None.
+
+        Raises:
+            ValueError: The head has an adapter, which is not in its weight.
+        """
+        head = self.lm_head
+        if hasattr(head, "base_layer"):
+            raise ValueError(
+                "lm_head has an adapter, and items are scored by its weight alone; leave it out "
+                "of target_modules, and train it by modules_to_save or trainable_token_indices"
+            )
+        bias = getattr(head, "bias", None)
+        if bias is None and self.config.output_bias:
+            # PEFT's modules for some rows, and for tied ones, know of no bias.
+            bias = head.original_module.bias
+        return head.weight, bias
+
     def _share_table(self, inputs: dict[str, Any]) -> ItemTable:
         """What the head scores by; looks the inputs up as well if they are rows of that table."""
-        head, embedding = self.lm_head, self.model.embed_tokens
+        (weight, bias), embedding = self.read_head(), self.model.embed_tokens
         ids, pad = inputs["input_ids"], self.config.pad_token_id
         # A tuner may have put another module in its place, which is then asked as usual.
-        is_shared = type(embedding) is ItemEmbedding and embedding.weight is head.weight
-        if not (is_shared and head.weight.requires_grad and ids is not None):
-            return ItemTable(head.weight, head.bias, self.has_row_gradients)
-        weight, rows = SharedTable.apply(head.weight, ids, pad, self.has_row_gradients)
+        is_shared = type(embedding) is ItemEmbedding and embedding.weight is weight
+        if not (is_shared and weight.requires_grad and ids is not None):
+            return ItemTable(weight, bias, self.has_row_gradients)
+        weight, rows = SharedTable.apply(weight, ids, pad, self.has_row_gradients)
         inputs["input_ids"], inputs["inputs_embeds"] = None, rows
         if inputs["attention_mask"] is None and "cu_seq_lens_q" not in inputs:
             inputs["attention_mask"] = find_items(ids, rows, pad)
-        return ItemTable(weight, head.bias, takes_rows=True)
+        return ItemTable(weight, bias, takes_rows=True)
 
     def masked_item_loss(
         self,

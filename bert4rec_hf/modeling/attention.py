@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
@@ -130,7 +131,7 @@ def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
     return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
+@custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
 def _attend_by_length(
     query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
@@ -154,7 +155,7 @@ def _(
     return query.new_empty(query.shape), sums
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::attend_by_length_backward", mutates_args=())
+@custom_op(f"{_NAMESPACE}::attend_by_length_backward", mutates_args=())
 def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     grad: Tensor,
     query: Tensor,

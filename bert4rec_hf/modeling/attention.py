@@ -9,8 +9,7 @@ laid out in padded rows for attention alone.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
@@ -131,7 +130,7 @@ def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
     return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
 
 
-@custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
+@library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
 def _attend_by_length(
     query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +154,7 @@ def _(
     return query.new_empty(query.shape), sums
 
 
-@custom_op(f"{_NAMESPACE}::attend_by_length_backward", mutates_args=())
+@library.custom_op(f"{_NAMESPACE}::attend_by_length_backward", mutates_args=())
 def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     grad: Tensor,
     query: Tensor,

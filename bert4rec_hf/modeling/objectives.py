@@ -9,8 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
@@ -182,7 +181,7 @@ def _score_some(
     return of_targets + items.bias[targets], of_negatives + items.bias[ids]
 
 
-@custom_op(f"{_NAMESPACE}::full_softmax", mutates_args=())
+@library.custom_op(f"{_NAMESPACE}::full_softmax", mutates_args=())
 def _full_softmax(  # noqa: PLR0913 - operators take no tuples
     states: Tensor,
     targets: Tensor,

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from torch import nn
-from torch.library import opcheck
+from torch import library, nn
 
 from bert4rec_hf.modeling.attention import (
     _attend_by_length,
@@ -82,7 +81,7 @@ def test_half_precision_is_near():
 def test_the_operator_keeps_what_torch_asks_of_operators():
     inputs = make_inputs(torch.float32)
     ends = make_packing().cu_seq_lens
-    opcheck(
+    library.opcheck(
         _attend_by_length,
         (*inputs, ends, SCALING),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),

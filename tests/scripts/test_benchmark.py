@@ -5,27 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS, Shape, Workload
+from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(monkeypatch, tiny):
     """Run the script on a small workload."""
-    workload = Workload(
-        name="tiny",
-        num_items=97,
-        min_length=3,
-        mean_length=6.0,
-        log_spread=1.0,
-        max_length=11,
-        zipf_exponent=0.7,
-        num_histories=53,
-    )
-    monkeypatch.setitem(WORKLOADS, "tiny", workload)
-    shape = Shape(name="tiny", hidden_size=12, num_layers=2, num_heads=3)
-    monkeypatch.setitem(SHAPES, "tiny", shape)
+    monkeypatch.setitem(WORKLOADS, "tiny", tiny("floor").workload)
+    monkeypatch.setitem(SHAPES, "tiny", tiny("floor").shape)
 
     def run(*arguments):
         small = ["--workload", "tiny", "--shape", "tiny", "--batch-size", "7", "--threads", "1"]

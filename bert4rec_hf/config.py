@@ -136,6 +136,15 @@ class TrainingConfig:
 
 @strict
 @dataclass(kw_only=True)
+class BaseConfig:
+    """What fine-tuning begins with."""
+
+    model: str
+    """Folder of a trained model, whose vocabulary is that of the dataset."""
+
+
+@strict
+@dataclass(kw_only=True)
 class CardConfig:
     """What the model card says that no run can measure."""
 

@@ -5,20 +5,21 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, TorchDynamoPlugin
+from peft import PeftConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 
 from bert4rec_hf.config import (
+    BaseConfig,
     CardConfig,
     DataConfig,
     TrainingConfig,
@@ -36,8 +37,8 @@ from bert4rec_hf.evaluation.metrics import METRICS
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.card import write_card
-from bert4rec_hf.hub.export import save_model_folder
-from bert4rec_hf.measurement import count_parameters, measure
+from bert4rec_hf.hub.model_folder import fingerprint_weights, read_config, save_model_folder
+from bert4rec_hf.measurement import check_vocabulary, count_parameters, measure
 from bert4rec_hf.modeling import (
     SAMPLED_OBJECTIVES,
     BERT4RecConfig,
@@ -54,10 +55,15 @@ from bert4rec_hf.training.memory import (
     peak_memory,
 )
 from bert4rec_hf.training.profiling import profile_steps
+from bert4rec_hf.training.run_folder import flatten, open_output
+from bert4rec_hf.tuners import TUNERS
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_VOCABULARY = 3
+
+FREE_SETTINGS = ("objective", "gbce_calibration", "hidden_dropout", "attention_dropout")
+"""Of a model that is trained further; all others follow from the weights it has."""
 
 
 @dataclass(kw_only=True)
@@ -68,16 +74,30 @@ class Experiment:
     """`<dataset>-<experiment>`, from the path of the file."""
 
     data: DataConfig
+    base: BaseConfig | None = None
+    """What is trained further; None trains from scratch."""
+
+    adapter: dict[str, Any] = field(default_factory=dict)
+    """A `tuner` of TUNERS and settings of its config; without, all weights are trained."""
+
     model: dict[str, Any]
-    """Settings of BERT4RecConfig; its `vocab_size` follows from the dataset."""
+    """Settings of BERT4RecConfig; its `vocab_size` follows from the dataset. With a base model, the
+    few that may differ from it."""
 
     training: TrainingConfig
     evaluation: EvaluationConfig
     card: CardConfig
 
+    @property
+    def folder_name(self) -> str:
+        """What the run's folder calls that which was learned."""
+        return "adapter" if self.adapter else "model"
+
     def to_dict(self) -> dict[str, Any]:
         """The sections as plain settings, as the file has them."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        sections = dataclasses.asdict(self)
+        del sections["name"]
+        return {key: value for key, value in sections.items() if value or key == "model"}
 
 
 def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
@@ -98,12 +118,15 @@ def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
         "evaluation": EvaluationConfig,
         "card": CardConfig,
     }
+    if "base" in sections:
+        kinds["base"] = BaseConfig
     for name in sections:
-        if name not in (known := [*kinds, "model"]):
+        if name not in (known := [*kinds, "base", "adapter", "model"]):
             raise ValueError(f"{path}: {unknown_name(name, 'an experiment', known)}")
     try:
         experiment = Experiment(
             name=f"{path.resolve().parent.name}-{path.stem}",
+            adapter=sections.get("adapter", {}),
             model=sections.get("model", {}),
             **{key: build_section(kind, sections.get(key, {}), key) for key, kind in kinds.items()},
         )
@@ -147,14 +170,52 @@ def check_trackers(experiment: Experiment) -> None:
 
 
 def build_config(experiment: Experiment, vocab_size: int) -> BERT4RecConfig:
-    """The model's configuration for a catalog."""
-    return build_section(BERT4RecConfig, experiment.model, "model", vocab_size=vocab_size)
+    """The model's configuration for a catalog, or that of the base model.
+
+    Raises:
+        ValueError: A setting is wrong, or cannot differ from the base model's.
+    """
+    if experiment.base is None:
+        return build_section(BERT4RecConfig, experiment.model, "model", vocab_size=vocab_size)
+    config = read_config(Path(experiment.base.model))
+    for name in experiment.model:
+        if name not in FREE_SETTINGS:
+            raise ValueError(
+                f"model.{name} cannot be set here, it is that of the base model "
+                f"{experiment.base.model}; what may differ is {', '.join(FREE_SETTINGS)}"
+            )
+    settings = {name: getattr(config, name) for name in vars(BERT4RecConfig)["__annotations__"]}
+    del settings["vocab_size"]
+    settings |= experiment.model
+    return build_section(BERT4RecConfig, settings, "model", vocab_size=config.vocab_size)
 
 
-def build_model(experiment: Experiment, vocab_size: int) -> BERT4RecForMaskedItemModeling:
-    """A model with fresh weights."""
-    model = BERT4RecForMaskedItemModeling(build_config(experiment, vocab_size))
-    if experiment.training.row_sparse and model.config.objective in SAMPLED_OBJECTIVES:
+def build_adapter(experiment: Experiment) -> PeftConfig:
+    """The adapter's configuration.
+
+    Raises:
+        ValueError: There is no base model, or a setting is wrong.
+    """
+    if experiment.base is None:
+        raise ValueError("adapter goes on a trained model; name its folder by base.model")
+    settings = dict(experiment.adapter)
+    tuner = settings.pop("tuner", None)
+    if tuner not in TUNERS:
+        raise ValueError(f"adapter.tuner must be one of {', '.join(TUNERS)}, got {tuner!r}")
+    return build_section(TUNERS[tuner], settings, "adapter")
+
+
+def build_model(experiment: Experiment, vocab_size: int) -> nn.Module:
+    """The model as its first step finds it; on the meta device, as it would be, without weights."""
+    config = build_config(experiment, vocab_size)
+    if experiment.base is None or torch.get_default_device().type == "meta":
+        model = BERT4RecForMaskedItemModeling(config)
+    else:
+        folder = experiment.base.model
+        model = BERT4RecForMaskedItemModeling.from_pretrained(folder, config=config)
+    if experiment.adapter:
+        return get_peft_model(model, build_adapter(experiment))
+    if experiment.training.row_sparse and config.objective in SAMPLED_OBJECTIVES:
         model.use_row_gradients()
     return model
 
@@ -263,8 +324,8 @@ def run_experiment(
 
     Args:
         experiment: What to run.
-        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`,
-            `results.json` and a `profile/` come into it.
+        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
+            or `adapter/`, `results.json` and a `profile/` come into it.
         accelerator: As `build_accelerator` makes it.
         is_resumed: Go on from the newest checkpoint in that folder.
         profiled_steps: How many steps to profile, near the first.
@@ -278,21 +339,17 @@ def run_experiment(
             a step does not fit into memory.
     """
     dataset = load_prepared(Path(experiment.data.dataset))
+    identity = identify_run(experiment, dataset, accelerator)
     memory = estimate_run(experiment, dataset, accelerator)
     model = build_model(experiment, dataset.vocab_size)
     # Taken now: the checkout may have moved on when the training ends.
-    origin = provenance(accelerator)
-    identity = {
-        "dataset_fingerprint": dataset.fingerprint,
-        "num_processes": accelerator.num_processes,
-        "experiment": experiment.to_dict(),
-    }
+    origin = {"parameters": count_parameters(model), **provenance(accelerator)}
     open_output(output, identity, accelerator, is_resumed=is_resumed)
     accelerator.init_trackers(experiment.name, config=flatten(identity))
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
-    split = dataset.validation
+    learned, split = output / experiment.folder_name, dataset.validation
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -302,82 +359,44 @@ def run_experiment(
 
     def keep_best(model: nn.Module) -> None:
         if accelerator.is_main_process:
-            save_model_folder(model, dataset.folder, output / "model")
+            save_model_folder(model, dataset.folder, learned)
 
     loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
     with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
         state = run.train(loader, validate, keep_best, on_step)
     peak = peak_memory(accelerator.device)
     accelerator.wait_for_everyone()
-    best = BERT4RecForMaskedItemModeling.from_pretrained(output / "model")
+    base = experiment.base.model if experiment.base else None
     results = {
         "run": experiment.name,
-        "experiment": experiment.to_dict(),
-        "parameters": count_parameters(best),
+        **identity,
         "training": dataclasses.asdict(state),
         "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
         **origin,
-        **measure(best, dataset, experiment.evaluation, accelerator),
+        **measure(learned, dataset, experiment.evaluation, accelerator, base),
     }
     if accelerator.is_main_process:
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        write_card(results, output / "model" / "README.md")
+        write_card(results, learned / "README.md")
     accelerator.end_training()
     return results
 
 
-def open_output(
-    output: Path, identity: dict[str, Any], accelerator: Accelerator, *, is_resumed: bool
-) -> None:
-    """Make the run's folder, or find it as the same run left it.
-
-    Args:
-        output: The run's folder.
-        identity: What must be the same when the run is resumed, kept in `run.json`.
-        accelerator: Tells the processes apart.
-        is_resumed: Whether the folder must exist, or must not.
+def identify_run(
+    experiment: Experiment, dataset: PreparedDataset, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What must be the same when the run is resumed.
 
     Raises:
-        ValueError: It is not so, or the folder holds another run.
+        ValueError: The base model has another vocabulary than the dataset.
     """
-    path = output / "run.json"
-    if output.exists() and not is_resumed:
-        raise ValueError(
-            f"{output} exists; choose another --output, remove it, or go on with it by --resume"
-        )
-    if is_resumed and not path.exists():
-        raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
-    if is_resumed:
-        before, now = flatten(json.loads(path.read_text())), flatten(identity)
-        changed = [
-            f"{name} was {before.get(name)} and is {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{output} cannot be resumed, as {'; '.join(changed)}; go back to what it was, or "
-                "choose another --output"
-            )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not is_resumed:
-        output.mkdir(parents=True)
-        settings = yaml.safe_dump(identity["experiment"], sort_keys=False)
-        (output / "experiment.yaml").write_text(settings, encoding="utf-8")
-        path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-    accelerator.wait_for_everyone()
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name nested settings by their path, their values as text.
-
-    >>> flatten({"model": {"layers": 2}, "seed": 0})
-    {'model.layers': '2', 'seed': '0'}
-    """
-    flat = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
+    identity = {
+        "dataset_fingerprint": dataset.fingerprint,
+        "num_processes": accelerator.num_processes,
+        "experiment": experiment.to_dict(),
+    }
+    if experiment.base is not None:
+        folder = Path(experiment.base.model)
+        check_vocabulary(folder, dataset)
+        identity["base_weights"] = fingerprint_weights(folder)
+    return identity

@@ -1,42 +1,60 @@
-"""A model and the baselines measured on a prepared dataset, under one protocol."""
+"""A trained folder and the baselines measured on a prepared dataset, under one protocol."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import nn
+from peft import PeftModel
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from bert4rec_hf.config import build_section, override, unknown_name
+from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.data.vocabulary import vocabulary_fingerprint
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
 from bert4rec_hf.evaluation.evaluator import EvaluationConfig, Scorer, evaluate_in_detail
-from bert4rec_hf.evaluation.model_scorer import ModelScorer
+from bert4rec_hf.evaluation.experts import describe_experts
+from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
-from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
+from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
+from bert4rec_hf.hub.model_folder import find_base, load_model
+from bert4rec_hf.tuners import ILoraModel
 
 
 def measure(
-    model: nn.Module,
+    folder: Path,
     dataset: PreparedDataset,
     config: EvaluationConfig,
     accelerator: Accelerator,
+    base: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model and the baselines on the held-out splits, under one protocol.
+    """Evaluate a folder and the baselines on the held-out splits, under one protocol.
+
+    Args:
+        folder: Of a model or an adapter.
+        dataset: With the vocabulary of the model.
+        config: The protocol.
+        accelerator: Tells device and processes.
+        base: Model that training began with, measured beside the baselines; an adapter knows its.
 
     Returns:
-        `test` and `validation` of the model, `baselines` on test, the `dataset`, and the
-        `share_of_best` where it is known what is possible.
+        `test` and `validation` of the model, `baselines` on test, the `dataset`, the
+        `share_of_best` where it is known what is possible, and the `experts` of an iLoRA adapter.
     """
     popularity = count_popularity(dataset.train, dataset.vocab_size)
-    scorer = ModelScorer(accelerator.prepare_model(model, evaluation_mode=True).eval())
+
+    def load(name: str | Path) -> nn.Module:
+        return accelerator.prepare_model(load_model(name), evaluation_mode=True).eval()
 
     def on(split: str, contestant: Scorer) -> dict[str, Any]:
         rows = getattr(dataset, split)
         return evaluate_in_detail(contestant, rows, rows.targets, config, popularity).to_dict()
 
+    model = load(folder)
+    scorer = ModelScorer(model)
     results = {
         "dataset": dataset.statistics,
         "test": on("test", scorer),
@@ -46,6 +64,11 @@ def measure(
             for name, baseline in BASELINES.items()
         },
     }
+    if isinstance(getattr(model, "base_model", None), ILoraModel):
+        results["experts"] = describe_experts(read_gates(model, dataset.test), dataset.test.lengths)
+    if base := base or find_base(folder):
+        before = {"base_model": on("test", ModelScorer(load(base)))}
+        results["baselines"] = before | results["baselines"]
     metrics = results["test"]["metrics"]
     # What is possible was worked out for this protocol.
     is_comparable = config.candidates == "full" and config.exclude_seen
@@ -76,26 +99,59 @@ def evaluate_folder(
         raise ValueError(f"{unknown_name(name, 'an evaluation', ['evaluation'])}")
     config = build_section(EvaluationConfig, sections["evaluation"], "evaluation")
     dataset = load_prepared(dataset_folder)
-    theirs = vocabulary_fingerprint(AutoTokenizer.from_pretrained(folder))
-    if theirs != dataset.vocabulary_fingerprint:
-        raise ValueError(
-            f"{folder} was trained with another vocabulary than that of {dataset_folder} "
-            f"(fingerprints {theirs} and {dataset.vocabulary_fingerprint}); evaluate "
-            "it on the dataset it was trained on"
-        )
-    model = BERT4RecForMaskedItemModeling.from_pretrained(folder)
+    check_vocabulary(folder, dataset)
     return {
         "run": folder.name,
-        "parameters": count_parameters(model),
+        "parameters": count_parameters(load_model(folder)),
         **provenance(accelerator),
-        **measure(model, dataset, config, accelerator),
+        **measure(folder, dataset, config, accelerator),
     }
 
 
+def check_vocabulary(folder: Path, dataset: PreparedDataset) -> None:
+    """Refuse a model for which the ids of a dataset are other items.
+
+    Raises:
+        ValueError: The vocabularies differ.
+    """
+    theirs = vocabulary_fingerprint(AutoTokenizer.from_pretrained(folder))
+    if theirs != dataset.vocabulary_fingerprint:
+        raise ValueError(
+            f"{folder} was trained with another vocabulary than that of {dataset.folder} "
+            f"(fingerprints {theirs} and {dataset.vocabulary_fingerprint}); use a dataset that was "
+            "prepared from the same interactions"
+        )
+
+
+@torch.no_grad()
+def read_gates(model: PeftModel, histories: Histories) -> Tensor:
+    """Read how an iLoRA adapter mixes its experts for each history.
+
+    Args:
+        model: Its adapter active.
+        histories: Whose next item is asked for.
+
+    Returns:
+        (histories, experts) on the CPU.
+    """
+    gates = []
+    for start in range(0, len(histories), HISTORIES_AT_ONCE):
+        rows = range(start, min(start + HISTORIES_AT_ONCE, len(histories)))
+        inputs = append_masks([histories[row] for row in rows], model.config, model.device)
+        gates.append(model.base_model.gate_weights(**inputs).cpu())
+    return torch.cat(gates)
+
+
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters of the item table and of the rest, tied ones counted once."""
+    """Parameters of the item table and of the rest, tied ones counted once; and the trainable."""
     total = sum(weight.numel() for weight in model.parameters())
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     head = model.get_output_embeddings().weight
     table = model.get_input_embeddings().weight
     embedding = table.numel() + (0 if head is table else head.numel())
-    return {"total": total, "item_embeddings": embedding, "encoder": total - embedding}
+    return {
+        "total": total,
+        "item_embeddings": embedding,
+        "encoder": total - embedding,
+        "trainable": trainable,
+    }

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import CatalogScores, item_sets, top_items
+from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.modeling import NUM_SPECIAL_IDS, BERT4RecForMaskedItemModeling
 
 UNKNOWN_ITEMS = ("error", "skip")
@@ -39,7 +41,7 @@ class Recommender:
 
     def __init__(
         self,
-        model: BERT4RecForMaskedItemModeling,
+        model: BERT4RecForMaskedItemModeling | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         titles: dict[str, str] | None = None,
     ):
@@ -60,11 +62,10 @@ class Recommender:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Recommender":
-        """Load a model folder, or a model of a hub by its name."""
-        model = BERT4RecForMaskedItemModeling.from_pretrained(name)
+        """Load a model or adapter folder, or one of a hub by its name."""
         titles = cached_file(name, "titles.json", _raise_exceptions_for_missing_entries=False)
         return cls(
-            model,
+            load_model(name),
             AutoTokenizer.from_pretrained(name),
             json.loads(Path(titles).read_text(encoding="utf-8")) if titles else None,
         )

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path, nargs="?", default=None, help="raw file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, must be new")
     add = parser.add_argument_group("what is kept").add_argument
+    add("--vocabulary", help="folder of a dataset or model whose catalog and ids are kept")
     add("--min-interactions", type=int, help="drop users and items with fewer, until none is left")
     add("--min-rating", type=float, help="drop interactions rated lower")
     add("--duplicates", help="of a user with the same item: keep_all, keep_first or keep_last")

@@ -3,6 +3,7 @@
 accelerate launch scripts/train.py configs/synthetic/bert4rec.yaml --output runs/synthetic
 
 Any setting of the file can be given anew: --training.learning_rate 1e-3 --model.hidden_size 128.
+With `base` and `adapter` sections in the file, a trained model folder is tuned further.
 Devices, mixed precision and torch.compile are chosen by the flags of accelerate launch.
 """
 
@@ -53,7 +54,7 @@ def main() -> None:
         parser.exit(2, f"error: {error}\n")
     if accelerator.is_main_process:
         print(render_summary(results))
-        print(f"model folder: {arguments.output / 'model'}")
+        print(f"{experiment.folder_name} folder: {arguments.output / experiment.folder_name}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class PreparationConfig:
     An empty text or a 0 means that a choice is not made use of.
     """
 
+    vocabulary: str = ""
+    """A prepared dataset or model folder whose catalog is kept, ids and all, so that its models can
+    go on with what is prepared; interactions with other items are dropped before all else."""
+
     min_interactions: int = 0
     """Users and items with fewer are dropped, again and again until none is left (k-core)."""
 
@@ -93,7 +97,7 @@ class Interactions(NamedTuple):
     """(users,) raw names, sorted."""
 
     items: pl.Series
-    """(items,) raw names, sorted; the first has the id FIRST_ITEM_ID."""
+    """(items,) raw names, sorted or as given; the first has the id FIRST_ITEM_ID."""
 
     ids: np.ndarray
     """(interactions,) int32 ids of the items."""
@@ -184,6 +188,13 @@ def check_rows(fault: pl.Series, messages: list[str], raw: pl.LazyFrame, name: s
     )
 
 
+def drop_unknown_items(interactions: pl.DataFrame, catalog: pl.Series | None) -> pl.DataFrame:
+    """Keep the interactions with items of a catalog; None keeps all."""
+    if catalog is None:
+        return interactions
+    return interactions.filter(pl.col("item").cast(pl.String).is_in(catalog.implode()))
+
+
 def drop_low_ratings(interactions: pl.DataFrame, min_rating: float) -> pl.DataFrame:
     """Keep what was rated min_rating or higher; 0 keeps all."""
     if not min_rating:
@@ -214,14 +225,18 @@ def filter_k_core(interactions: pl.DataFrame, min_interactions: int) -> pl.DataF
         rows = rows[enough]
 
 
-def build_histories(interactions: pl.DataFrame) -> Interactions:
+def build_histories(interactions: pl.DataFrame, catalog: pl.Series | None = None) -> Interactions:
     """Number users and items by name, and lay the histories end to end.
 
     Args:
         interactions: In the order of time.
+        catalog: Items that are numbered as they stand here, also where they do not occur.
     """
     users, user_codes = number_names(interactions["user"])
     items, item_codes = number_names(interactions["item"])
+    if catalog is not None:
+        places = pl.Series(items).replace_strict(catalog, np.arange(len(catalog), dtype=np.int32))
+        items, item_codes = catalog, places.to_numpy()[item_codes]
     # Stable, so that each user's interactions stay in the order of time.
     order = np.argsort(user_codes, kind="stable")
     counts = np.bincount(user_codes, minlength=len(users))

@@ -21,6 +21,7 @@ import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
 
 from .dataset_card import render_card
 from .histories import SPLIT_NAMES, Histories
@@ -31,13 +32,14 @@ from .interactions import (
     count_distinct,
     drop_duplicates,
     drop_low_ratings,
+    drop_unknown_items,
     filter_k_core,
     measure_interactions,
 )
 from .sources import SOURCES, RawInteractions
 from .splits import SPLITS, split_interactions
 from .titles import read_titles
-from .vocabulary import FIRST_ITEM_ID, build_vocabulary, vocabulary_fingerprint
+from .vocabulary import FIRST_ITEM_ID, build_vocabulary, catalog_items, vocabulary_fingerprint
 
 
 def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
@@ -71,8 +73,9 @@ def prepare_dataset(
         frame = raw.frame if config.min_rating else raw.frame.drop("rating", strict=False)
         frame = collect_interactions(frame, raw.ticks_per_second, path.name if path else source)
     before = count_distinct(frame)
-    frame, dropped = apply_filters(frame, config)
-    interactions = build_histories(frame)
+    catalog = read_catalog(config.vocabulary) if config.vocabulary else None
+    frame, dropped = apply_filters(frame, config, catalog)
+    interactions = build_histories(frame, catalog)
     items = interactions.items.to_list()
     split, histories = split_interactions(interactions, config)
     titles = find_titles(raw, items, config)
@@ -129,11 +132,25 @@ def refusing_unreadable(path: Path | None) -> Iterator[None]:
         ) from error
 
 
+def read_catalog(folder: str) -> pl.Series:
+    """List the items of a prepared dataset or a model in the order of their ids.
+
+    Raises:
+        FileNotFoundError: The folder has no vocabulary.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"vocabulary {folder} has no tokenizer.json; name a prepared dataset or a model folder"
+        )
+    return pl.Series(catalog_items(PreTrainedTokenizerFast.from_pretrained(folder)))
+
+
 def apply_filters(
-    frame: pl.DataFrame, config: PreparationConfig
+    frame: pl.DataFrame, config: PreparationConfig, catalog: pl.Series | None
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Drop what the config does not want, and count the interactions dropped by each setting."""
     filters = {
+        "vocabulary": lambda frame, _: drop_unknown_items(frame, catalog),
         "min_rating": drop_low_ratings,
         "duplicates": drop_duplicates,
         "min_interactions": filter_k_core,
@@ -144,7 +161,8 @@ def apply_filters(
         left = keep(frame, value)
         if left.is_empty():
             raise ValueError(
-                f"{setting}={value} leaves none of the {frame.height:,} interactions; lower it"
+                f"{setting}={value} leaves none of the {frame.height:,} interactions; "
+                f"{'is it that of other items?' if setting == 'vocabulary' else 'lower it'}"
             )
         dropped[setting] = frame.height - left.height
         frame = left
@@ -171,7 +189,8 @@ def find_titles(
 
 def used_settings(source: str, config: PreparationConfig) -> dict[str, Any]:
     """Tell the settings, without the folders of this machine and what belongs to other sources."""
-    settings = asdict(config) | {"titles": Path(config.titles).name}
+    folders = {name: Path(getattr(config, name)).name for name in ("titles", "vocabulary")}
+    settings = asdict(config) | folders
     if source != "synthetic":
         del settings["synthetic"]
     return settings

@@ -290,13 +290,22 @@ class _Ranker:
 def _break_down(
     ranks: Tensor, values: np.ndarray, lower_ends: Sequence[int], ks: Sequence[int]
 ) -> dict[str, dict[str, float]]:
-    """Compute the metrics of the histories whose value falls between two lower ends, for each."""
-    groups = {}
+    """Compute the metrics of each group of histories."""
+    return {
+        name: {"num_histories": int(chosen.sum())}
+        | compute_metrics(ranks[torch.as_tensor(chosen)], ks)
+        for name, chosen in split_groups(values, lower_ends)
+    }
+
+
+def split_groups(values: np.ndarray, lower_ends: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Group histories by a value of each, between one lower end and the next.
+
+    Returns:
+        Name and (histories,) members of each group that has any.
+    """
     for lower, upper in pairwise([*lower_ends, np.inf]):
         chosen = (values >= lower) & (values < upper)
         if chosen.any():
             span = f"{lower}+" if upper == np.inf else f"{lower}-{upper - 1}"
-            name = "0" if upper == 1 else span
-            metrics = compute_metrics(ranks[torch.as_tensor(chosen)], ks)
-            groups[name] = {"num_histories": int(chosen.sum())} | metrics
-    return groups
+            yield "0" if upper == 1 else span, chosen

@@ -1,7 +1,7 @@
 """A masked-item model as a scorer: the mask stands behind the history, and its state scores."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,20 +43,8 @@ class ModelScorer:
         Returns:
             (batch, hidden)
         """
-        config = self.model.config
-        mask = np.array([config.mask_token_id])
-        parts = [
-            part
-            for history in histories
-            for part in (history[-(config.max_history_length - 1) :], mask)
-        ]
-        lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
-        device = self.weight.device
-        cu_seq_lens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return self.model.next_item_states(
-            torch.as_tensor(np.concatenate(parts).astype(np.int64), device=device).unsqueeze(0),
-            cu_seq_lens_q=torch.as_tensor(cu_seq_lens, device=device),
-            max_length_q=int(lengths.max()),
+            **append_masks(histories, self.model.config, self.weight.device)
         )
 
     def score(self, encoded: Tensor, start: int, stop: int) -> Tensor:
@@ -72,3 +60,33 @@ class ModelScorer:
         """
         bias = None if self.bias is None else self.bias[start:stop].float()
         return F.linear(encoded.float(), self.weight[start:stop].float(), bias)
+
+
+def append_masks(
+    histories: Sequence[np.ndarray], config: Any, device: torch.device
+) -> dict[str, Tensor | int]:
+    """Pack histories end to end, the mask behind each; the newest items that fit are taken.
+
+    Args:
+        histories: Ids, oldest first.
+        config: With `max_history_length` and `mask_token_id`.
+        device: Where to.
+
+    Returns:
+        `input_ids` (1, tokens), `cu_seq_lens_q` (histories + 1,) and `max_length_q`.
+    """
+    mask = np.array([config.mask_token_id])
+    parts = [
+        part
+        for history in histories
+        for part in (history[-(config.max_history_length - 1) :], mask)
+    ]
+    lengths = np.array([len(part) for part in parts]).reshape(-1, 2).sum(axis=1)
+    cu_seq_lens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return {
+        "input_ids": torch.as_tensor(
+            np.concatenate(parts).astype(np.int64), device=device
+        ).unsqueeze(0),
+        "cu_seq_lens_q": torch.as_tensor(cu_seq_lens, device=device),
+        "max_length_q": int(lengths.max()),
+    }

@@ -34,6 +34,7 @@ def render_card(results: dict[str, Any]) -> str:
         describe_model(results),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
+        intro=describe_origin(results["experiment"]),
         protocol_text=describe_protocol(results),
         dataset_text=describe_dataset(results["dataset"]),
         experiment_yaml=yaml.safe_dump(results["experiment"], sort_keys=False).strip(),
@@ -45,11 +46,12 @@ def render_card(results: dict[str, Any]) -> str:
 def describe_model(results: dict[str, Any]) -> ModelCardData:
     """The metadata block; its metrics carry the protocol they were measured under."""
     dataset = results["experiment"]["card"]["dataset_name"]
+    adapter = results["experiment"].get("adapter")
     return ModelCardData(
         model_name=results["run"],
         license="mit",
-        library_name="transformers",
-        tags=TAGS,
+        library_name="peft" if adapter else "transformers",
+        tags=[*TAGS, adapter["tuner"]] if adapter else TAGS,
         eval_results=[
             EvalResult(
                 task_type="sequential-recommendation",
@@ -63,6 +65,20 @@ def describe_model(results: dict[str, Any]) -> ModelCardData:
             for name, value in sorted(results["test"]["metrics"].items())
             if name.endswith("@10")
         ],
+    )
+
+
+def describe_origin(experiment: dict[str, Any]) -> str:
+    """What the model is, and what it was trained on."""
+    dataset = experiment["card"]["dataset_name"]
+    base, adapter = experiment.get("base"), experiment.get("adapter")
+    if base is None:
+        return f"trained on {dataset}."
+    if adapter is None:
+        return f"trained further on {dataset}, from the model folder `{base['model']}`."
+    return (
+        f"adapted to {dataset}: the folder holds an adapter (`{adapter['tuner']}`) for the frozen "
+        f"base model `{base['model']}`."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -68,7 +68,8 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     save_file(_random_state(), unfinished / f"random-{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
-        save_model(model, str(unfinished / "model.safetensors"))
+        # What is frozen is in the base model's folder.
+        save_file(_trainable(model), unfinished / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), unfinished / "optimizer.safetensors")
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         text = json.dumps({"state": dataclasses.asdict(state), "scaler": scaler}, indent=2)
@@ -92,10 +93,15 @@ def load_checkpoint(
         accelerator: Tells the processes apart.
     """
     saved = json.loads((checkpoint / "state.json").read_text())
-    load_model(model, str(checkpoint / "model.safetensors"))
-    device = str(accelerator.device)
+    trainable, device = _trainable(model), str(accelerator.device)
+    with (
+        safe_open(checkpoint / "model.safetensors", "pt", device=device) as tensors,
+        torch.no_grad(),
+    ):
+        for name, weight in trainable.items():
+            weight.copy_(tensors.get_tensor(name))
     with safe_open(checkpoint / "optimizer.safetensors", "pt", device=device) as tensors:
-        for name, weight in _trainable(model).items():
+        for name, weight in trainable.items():
             optimizer.state[weight] = {
                 key: tensors.get_tensor(f"{name}/{key}")
                 for key in ("step", "exp_avg", "exp_avg_sq")

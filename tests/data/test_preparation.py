@@ -95,6 +95,7 @@ def test_everything_dropped_is_counted_by_its_reason(tmp_path):
     assert statistics["before"] == {"users": 4, "items": 5, "interactions": 12}
     # bob's brazil is rated low; ann's first alien is repeated; then élan vital and brazil are rare.
     assert statistics["dropped"] == {
+        "vocabulary": 0,
         "min_rating": 1,
         "duplicates": 1,
         "min_interactions": 2,
@@ -297,3 +298,32 @@ def test_histories_are_a_sequence():
     assert histories[-1].tolist() == [3]
     with pytest.raises(IndexError):
         histories[3]
+
+
+def test_a_given_vocabulary_keeps_its_ids_and_drops_other_items(tmp_path):
+    (tmp_path / "past").mkdir()
+    _, past = prepare(tmp_path / "past")
+    later = [("ann", "clue", 4.0, 10), ("ann", "new", 4.0, 20), ("ann", "alien", 4.0, 30)]
+    later += [("ann", "dune", 3.0, 40), ("bob", "new", 4.0, 20)]
+    path = write_ratings(tmp_path, later)
+    statistics, output = prepare(tmp_path, path=path, vocabulary=str(past))
+    assert statistics["dropped"]["vocabulary"] == 2
+    assert statistics["after"] == {"users": 1, "items": 5, "interactions": 3}
+    assert statistics["settings"]["vocabulary"] == "prepared"
+    before, after = load_prepared(past), load_prepared(output)
+    assert after.vocabulary_fingerprint == before.vocabulary_fingerprint
+    assert named(after, "train") == {"ann": ("clue", None)}
+    assert named(after, "test") == {"ann": ("clue alien", "dune")}
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere has no tokenizer.json; name a prepared"):
+        prepare(tmp_path, vocabulary=str(tmp_path / "nowhere"))
+
+
+def test_a_vocabulary_of_other_items_is_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    rows = [("ann", f"other {n}", 4.0, n) for n in range(3)]
+    _, other = prepare(tmp_path / "other", path=write_ratings(tmp_path / "other", rows))
+    with pytest.raises(ValueError, match="vocabulary=.* leaves none of the 12 .*of other items"):
+        prepare(tmp_path, vocabulary=str(other))

@@ -9,7 +9,7 @@ import torch
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.hub.export import save_model_folder
+from bert4rec_hf.hub.model_folder import save_model_folder
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"

@@ -2,7 +2,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bert4rec_hf.data.vocabulary import build_vocabulary
-from bert4rec_hf.hub.export import save_model_folder
+from bert4rec_hf.hub.model_folder import save_model_folder
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 
 

@@ -1,0 +1,65 @@
+"""The folder of a run: made once, and gone on with only by the same run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+
+
+def open_output(
+    output: Path, identity: dict[str, Any], accelerator: Accelerator, *, is_resumed: bool
+) -> None:
+    """Make the run's folder, or find it as the same run left it.
+
+    Args:
+        output: The run's folder.
+        identity: What must be the same when the run is resumed, kept in `run.json`.
+        accelerator: Tells the processes apart.
+        is_resumed: Whether the folder must exist, or must not.
+
+    Raises:
+        ValueError: It is not so, or the folder holds another run.
+    """
+    path = output / "run.json"
+    if output.exists() and not is_resumed:
+        raise ValueError(
+            f"{output} exists; choose another --output, remove it, or go on with it by --resume"
+        )
+    if is_resumed and not path.exists():
+        raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
+    if is_resumed:
+        before, now = flatten(json.loads(path.read_text())), flatten(identity)
+        changed = [
+            f"{name} was {before.get(name)} and is {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{output} cannot be resumed, as {'; '.join(changed)}; go back to what it was, or "
+                "choose another --output"
+            )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not is_resumed:
+        output.mkdir(parents=True)
+        settings = yaml.safe_dump(identity["experiment"], sort_keys=False)
+        (output / "experiment.yaml").write_text(settings, encoding="utf-8")
+        path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    accelerator.wait_for_everyone()
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Name nested settings by their path, their values as text.
+
+    >>> flatten({"model": {"layers": 2}, "seed": 0})
+    {'model.layers': '2', 'seed': '0'}
+    """
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

@@ -1,0 +1,234 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
+
+from bert4rec_hf.data.interactions import PreparationConfig
+from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
+from bert4rec_hf.hub.model_folder import load_model
+from bert4rec_hf.measurement import evaluate_folder, read_gates
+from bert4rec_hf.recommender import Recommender
+
+ADAPTERS = {
+    "ilora": {"r": 4, "num_experts": 2, "lora_dropout": 0.0},
+    "lora": {"r": 4, "target_modules": ["q_proj", "up_proj"]},
+    "ia3": {},
+}
+
+
+def write(path, **sections):
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def run(path, output, *arguments, **options):
+    experiment = load_experiment(path, arguments)
+    torch.manual_seed(0)
+    return run_experiment(experiment, output, build_accelerator(experiment, output), **options)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with two datasets of one catalog, a base model for the first, and configs."""
+    root = tmp_path_factory.mktemp("story")
+    for name, seed in (("past", 0), ("later", 1)):
+        synthetic = SyntheticConfig(
+            num_users=150, num_items=60, mean_length=8.0, max_length=20, seed=seed
+        )
+        vocabulary = str(root / "past") if name == "later" else ""
+        config = PreparationConfig(synthetic=synthetic, vocabulary=vocabulary)
+        prepare_dataset("synthetic", None, root / name, config)
+    sections = {
+        "data": {"dataset": str(root / "past"), "mask_ratio": 0.4},
+        "model": {"hidden_size": 12, "intermediate_size": 20, "max_history_length": 9},
+        "training": {
+            "learning_rate": 0.01,
+            "batch_size": 32,
+            "max_steps": 8,
+            "evaluation_steps": 4,
+            "checkpoint_steps": 4,
+        },
+        "evaluation": {"ks": [10], "num_bootstrap_samples": 50},
+        "card": {"dataset_name": "generated", "dataset_license": "none"},
+    }
+    run(write(root / "base.yaml", **sections), root / "base")
+    sections |= {"data": {"dataset": str(root / "later")}, "model": {}}
+    sections["base"] = {"model": str(root / "base" / "model")}
+    write(root / "full.yaml", **sections)
+    for tuner, settings in ADAPTERS.items():
+        write(root / f"{tuner}.yaml", adapter={"tuner": tuner} | settings, **sections)
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted(root):
+    """What a run with iLoRA returned; its folder is `ilora`."""
+    return run(root / "ilora.yaml", root / "ilora")
+
+
+def test_an_adapter_is_learned_saved_and_measured_beside_its_base_model(root, adapted):
+    folder = root / "ilora" / "adapter"
+    assert not (root / "ilora" / "model").exists()
+    base = AutoModelForMaskedLM.from_pretrained(root / "base" / "model")
+    model = PeftModel.from_pretrained(base, folder)
+    assert sum("ilora_B" in name and bool(w.any()) for name, w in model.named_parameters()) == 4
+    again = evaluate_folder(
+        folder, root / "later", ["--evaluation.ks", "[10]"], Accelerator(cpu=True)
+    )
+    assert again["test"]["metrics"] == adapted["test"]["metrics"]
+    assert again["experts"] == adapted["experts"]
+    alone = evaluate_folder(
+        root / "base" / "model", root / "later", ["--evaluation.ks", "[10]"], Accelerator(cpu=True)
+    )
+    assert adapted["baselines"]["base_model"]["metrics"] == alone["test"]["metrics"]
+    assert adapted["test"]["metrics"] != alone["test"]["metrics"]
+
+
+def test_only_the_adapter_is_trained_and_kept_in_checkpoints(root, adapted):
+    trainable = 2 * 2 * (4 * 12 + 4 * 12) + 12 * 2 + 2  # two layers of q and v, and a gate
+    assert adapted["parameters"]["trainable"] == trainable
+    (checkpoint,) = (root / "ilora" / "checkpoints").glob("*8")
+    saved = load_file(checkpoint / "model.safetensors")
+    assert sum(weight.numel() for weight in saved.values()) == trainable
+
+
+def test_the_spread_over_experts_is_that_of_the_test_histories(root, adapted):
+    model, dataset = load_model(root / "ilora" / "adapter"), load_prepared(root / "later")
+    weights = read_gates(model.eval(), dataset.test)
+    history = [*dataset.test[3][-8:].tolist(), 1]
+    alone = model.base_model.gate_weights(input_ids=torch.tensor([history]))
+    torch.testing.assert_close(weights[3:4], alone)
+    assert adapted["experts"]["mean"] == pytest.approx(weights.mean(dim=0).tolist())
+    assert adapted["experts"]["information_bits"] > 0
+
+
+def test_a_recommender_takes_an_adapter_folder(root, adapted):
+    recommender = Recommender.from_pretrained(root / "ilora" / "adapter")
+    alone = Recommender.from_pretrained(root / "base" / "model")
+    history = alone.catalog[:3]
+    scores = [
+        dict((r.item, r.score) for r in each.recommend(history)) for each in (recommender, alone)
+    ]
+    assert len(scores[0]) == 10
+    assert scores[0] != scores[1]
+
+
+def test_the_card_of_an_adapter_names_its_base_and_what_was_trained(root, adapted):
+    card = (root / "ilora" / "adapter" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert f"base model `{root / 'base' / 'model'}`" in card
+    share = adapted["parameters"]["trainable"] / adapted["parameters"]["total"]
+    assert f"trained were 410, {100 * share:.2f} %" in card
+    assert "| base_model (baseline) |" in card
+    assert "## Experts" in card
+
+
+@pytest.mark.parametrize("tuner", ["lora", "ia3"])
+def test_adapters_of_peft_are_trained_by_the_same_loop(root, tmp_path, tuner):
+    results = run(root / f"{tuner}.yaml", tmp_path / tuner)
+    assert results["training"]["step"] == 8
+    assert 0 < results["parameters"]["trainable"] < 500
+    assert "experts" not in results
+    assert (
+        load_model(tmp_path / tuner / "adapter").peft_config["default"].peft_type == tuner.upper()
+    )
+
+
+def test_full_fine_tuning_begins_with_the_base_model(root, tmp_path):
+    results = run(root / "full.yaml", tmp_path / "full", "--training.learning_rate=1e-12")
+    base = load_file(root / "base" / "model" / "model.safetensors")
+    tuned = load_file(tmp_path / "full" / "model" / "model.safetensors")
+    torch.testing.assert_close(tuned, base)
+    base_metrics = results["baselines"]["base_model"]["metrics"]
+    assert results["test"]["metrics"] == pytest.approx(base_metrics)
+    assert results["parameters"]["trainable"] == results["parameters"]["total"]
+
+
+def test_a_resumed_adapter_ends_like_an_undisturbed_one(root, adapted, tmp_path):
+    broken = tmp_path / "ilora"
+    shutil.copytree(root / "ilora", broken)
+    shutil.rmtree(broken / "checkpoints" / "step-00000008")
+    again = run(root / "ilora.yaml", broken, is_resumed=True)
+    assert again["test"] == adapted["test"]
+    weights = [
+        load_file(folder / "adapter" / "adapter_model.safetensors")
+        for folder in (root / "ilora", broken)
+    ]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path):
+    moved = tmp_path / "model"
+    shutil.copytree(root / "base" / "model", moved)
+    output = tmp_path / "ilora"
+    shutil.copytree(root / "ilora", output)
+    described = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps(described | {"base_weights": "other"}))
+    with pytest.raises(ValueError, match="cannot be resumed, as base_weights was other and is"):
+        run(root / "ilora.yaml", output, is_resumed=True)
+
+
+def test_a_base_model_of_another_catalog_is_refused(root, tmp_path):
+    synthetic = SyntheticConfig(num_users=90, num_items=61, mean_length=8.0, max_length=20)
+    prepare_dataset("synthetic", None, tmp_path / "d", PreparationConfig(synthetic=synthetic))
+    with pytest.raises(ValueError, match="another vocabulary than that of .*prepared from the"):
+        run(root / "ilora.yaml", tmp_path / "out", "--data.dataset", str(tmp_path / "d"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_whose_base_model_is_gone_says_where_it_looked(root, adapted, tmp_path):
+    lost = tmp_path / "adapter"
+    shutil.copytree(root / "ilora" / "adapter", lost)
+    config = json.loads((lost / "adapter_config.json").read_text())
+    gone = str(Path("runs") / "gone" / "model")
+    config["base_model_name_or_path"] = gone
+    (lost / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=f"(?s)for the base model '{gone}', which cannot be loaded"
+    ):
+        load_model(lost)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--adapter.tuner", "lorra"],
+            "adapter.tuner must be one of lora, ia3, ilora, got 'lorra'",
+        ),
+        (["--adapter.num_expert", "3"], "adapter.num_expert is not a setting .* mean num_experts"),
+        (["--adapter.num_experts", "3"], "r must be a multiple of num_experts.* got 4 and 3"),
+        (["--adapter.target_modules", "[z_proj]"], "z_proj.*not found in the base model"),
+        (["--model.hidden_size", "24"], "model.hidden_size cannot be set here.*objective"),
+        (["--model.hidden_dropout", "2"], r"hidden_dropout must be in \[0, 1\), got 2"),
+        (["--base.model", "nowhere"], "nowhere is no model folder, it has no config.json"),
+        (["--base.modell", "nowhere"], "base.modell is not a setting of BaseConfig; did you mean"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_is_done(root, arguments, message):
+    with pytest.raises(ValueError, match=f"(?s)ilora.yaml: .*{message}"):
+        load_experiment(root / "ilora.yaml", arguments)
+
+
+def test_an_adapter_without_a_base_model_is_refused(root):
+    with pytest.raises(
+        ValueError, match="adapter goes on a trained model; name its folder by base"
+    ):
+        load_experiment(root / "base.yaml", ["--adapter.tuner", "lora"])
+
+
+def test_dropout_and_objective_may_differ_from_the_base_model(root):
+    arguments = ["--model.hidden_dropout", "0.3", "--model.objective", "gbce"]
+    experiment = load_experiment(root / "ilora.yaml", arguments)
+    assert experiment.model == {"hidden_dropout": 0.3, "objective": "gbce"}
+    assert experiment.to_dict()["base"] == {"model": str(root / "base" / "model")}

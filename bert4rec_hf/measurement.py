@@ -93,11 +93,7 @@ def evaluate_folder(
     Raises:
         ValueError: The vocabularies differ, or a setting is wrong.
     """
-    sections = {"evaluation": {"ks": [5, 10, 20]}}
-    override(sections, arguments)
-    for name in sections.keys() - {"evaluation"}:
-        raise ValueError(f"{unknown_name(name, 'an evaluation', ['evaluation'])}")
-    config = build_section(EvaluationConfig, sections["evaluation"], "evaluation")
+    config = read_protocol(arguments)
     dataset = load_prepared(dataset_folder)
     check_vocabulary(folder, dataset)
     return {
@@ -106,6 +102,22 @@ def evaluate_folder(
         **provenance(accelerator),
         **measure(folder, dataset, config, accelerator),
     }
+
+
+def read_protocol(arguments: Sequence[str]) -> EvaluationConfig:
+    """Take the protocol from a command line.
+
+    Args:
+        arguments: `--evaluation.setting value` pairs.
+
+    Raises:
+        ValueError: A setting is wrong.
+    """
+    sections = {"evaluation": {"ks": [5, 10, 20]}}
+    override(sections, arguments)
+    for name in sections.keys() - {"evaluation"}:
+        raise ValueError(f"{unknown_name(name, 'an evaluation', ['evaluation'])}")
+    return build_section(EvaluationConfig, sections["evaluation"], "evaluation")
 
 
 def check_vocabulary(folder: Path, dataset: PreparedDataset) -> None:

@@ -4,8 +4,9 @@ python scripts/benchmark.py --batch-size 64 --contestants full_softmax floor ber
 
 Contestants take turns, each in a process of its own; the table gives medians over the rounds, their
 quartiles, and the ratio to the base round by round. A contestant may have settings of its own, as
-in full_softmax:precision=bf16,compile=inductor. With --mode evaluate the last items of histories
-are ranked among the catalog; with --mode collate batches are only made.
+in full_softmax:precision=bf16,compile=inductor, or full_softmax:adapter=ilora,r=16, which trains an
+adapter on the frozen model. With --mode evaluate the last items of histories are ranked among the
+catalog; with --mode collate batches are only made.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Render the committed cards and tables anew from the files of model_cards/results/.
+"""Render the committed cards, tables and plots anew from the files of model_cards/results/.
 
-python scripts/report.py
+pip install -e ".[plots]" && python scripts/report.py
 """
 
 import argparse
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.card import render_card, render_results_table
+from bert4rec_hf.hub.comparison_card import render_comparison_card
+from bert4rec_hf.plots import plot_comparison
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +49,12 @@ def main() -> None:
         runs.append(json.loads(path.read_text(encoding="utf-8")))
         card = ROOT / "model_cards" / f"{path.stem}.md"
         card.write_text(render_card(runs[-1]), encoding="utf-8")
+        print(card.relative_to(ROOT))
+    for path in sorted((ROOT / "model_cards" / "results" / "comparisons").glob("*.json")):
+        comparison = json.loads(path.read_text(encoding="utf-8"))
+        card = ROOT / "model_cards" / f"{path.stem}.md"
+        card.write_text(render_comparison_card(path.stem, comparison), encoding="utf-8")
+        plot_comparison(comparison, card.with_suffix(".png"))
         print(card.relative_to(ROOT))
     benchmarks = ROOT / "model_cards" / "benchmarks.md"
     benchmarks.write_text(render_benchmarks(ROOT / "model_cards" / "results" / "benchmarks"))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -14,64 +13,14 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
+from bert4rec_hf.experiment import load_experiment
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.measurement import evaluate_folder, read_gates
 from bert4rec_hf.recommender import Recommender
 
-ADAPTERS = {
-    "ilora": {"r": 4, "num_experts": 2, "lora_dropout": 0.0},
-    "lora": {"r": 4, "target_modules": ["q_proj", "up_proj"]},
-    "ia3": {},
-}
-
-
-def write(path, **sections):
-    path.write_text(yaml.safe_dump(sections))
-    return path
-
-
-def run(path, output, *arguments, **options):
-    experiment = load_experiment(path, arguments)
-    torch.manual_seed(0)
-    return run_experiment(experiment, output, build_accelerator(experiment, output), **options)
-
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A folder with two datasets of one catalog, a base model for the first, and configs."""
-    root = tmp_path_factory.mktemp("story")
-    for name, seed in (("past", 0), ("later", 1)):
-        synthetic = SyntheticConfig(
-            num_users=150, num_items=60, mean_length=8.0, max_length=20, seed=seed
-        )
-        vocabulary = str(root / "past") if name == "later" else ""
-        config = PreparationConfig(synthetic=synthetic, vocabulary=vocabulary)
-        prepare_dataset("synthetic", None, root / name, config)
-    sections = {
-        "data": {"dataset": str(root / "past"), "mask_ratio": 0.4},
-        "model": {"hidden_size": 12, "intermediate_size": 20, "max_history_length": 9},
-        "training": {
-            "learning_rate": 0.01,
-            "batch_size": 32,
-            "max_steps": 8,
-            "evaluation_steps": 4,
-            "checkpoint_steps": 4,
-        },
-        "evaluation": {"ks": [10], "num_bootstrap_samples": 50},
-        "card": {"dataset_name": "generated", "dataset_license": "none"},
-    }
-    run(write(root / "base.yaml", **sections), root / "base")
-    sections |= {"data": {"dataset": str(root / "later")}, "model": {}}
-    sections["base"] = {"model": str(root / "base" / "model")}
-    write(root / "full.yaml", **sections)
-    for tuner, settings in ADAPTERS.items():
-        write(root / f"{tuner}.yaml", adapter={"tuner": tuner} | settings, **sections)
-    return root
-
-
-@pytest.fixture(scope="module")
-def adapted(root):
+def adapted(root, run):
     """What a run with iLoRA returned; its folder is `ilora`."""
     return run(root / "ilora.yaml", root / "ilora")
 
@@ -134,7 +83,7 @@ def test_the_card_of_an_adapter_names_its_base_and_what_was_trained(root, adapte
 
 
 @pytest.mark.parametrize("tuner", ["lora", "ia3"])
-def test_adapters_of_peft_are_trained_by_the_same_loop(root, tmp_path, tuner):
+def test_adapters_of_peft_are_trained_by_the_same_loop(root, tmp_path, tuner, run):
     results = run(root / f"{tuner}.yaml", tmp_path / tuner)
     assert results["training"]["step"] == 8
     assert 0 < results["parameters"]["trainable"] < 500
@@ -144,7 +93,7 @@ def test_adapters_of_peft_are_trained_by_the_same_loop(root, tmp_path, tuner):
     )
 
 
-def test_full_fine_tuning_begins_with_the_base_model(root, tmp_path):
+def test_full_fine_tuning_begins_with_the_base_model(root, tmp_path, run):
     results = run(root / "full.yaml", tmp_path / "full", "--training.learning_rate=1e-12")
     base = load_file(root / "base" / "model" / "model.safetensors")
     tuned = load_file(tmp_path / "full" / "model" / "model.safetensors")
@@ -154,7 +103,7 @@ def test_full_fine_tuning_begins_with_the_base_model(root, tmp_path):
     assert results["parameters"]["trainable"] == results["parameters"]["total"]
 
 
-def test_a_resumed_adapter_ends_like_an_undisturbed_one(root, adapted, tmp_path):
+def test_a_resumed_adapter_ends_like_an_undisturbed_one(root, adapted, tmp_path, run):
     broken = tmp_path / "ilora"
     shutil.copytree(root / "ilora", broken)
     shutil.rmtree(broken / "checkpoints" / "step-00000008")
@@ -167,7 +116,7 @@ def test_a_resumed_adapter_ends_like_an_undisturbed_one(root, adapted, tmp_path)
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
-def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path):
+def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path, run):
     moved = tmp_path / "model"
     shutil.copytree(root / "base" / "model", moved)
     output = tmp_path / "ilora"
@@ -178,7 +127,7 @@ def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path):
         run(root / "ilora.yaml", output, is_resumed=True)
 
 
-def test_a_base_model_of_another_catalog_is_refused(root, tmp_path):
+def test_a_base_model_of_another_catalog_is_refused(root, tmp_path, run):
     synthetic = SyntheticConfig(num_users=90, num_items=61, mean_length=8.0, max_length=20)
     prepare_dataset("synthetic", None, tmp_path / "d", PreparationConfig(synthetic=synthetic))
     with pytest.raises(ValueError, match="another vocabulary than that of .*prepared from the"):

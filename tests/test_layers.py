@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "hub": {"config", "data", "modeling", "tuners"},
     "recommender": {"data", "evaluation", "hub", "modeling", "tuners"},
     "measurement": LEAVES | {"hub"},
+    "comparison": LEAVES | {"hub", "measurement"},
+    "plots": set(),
     "experiment": LEAVES | {"measurement", "training", "hub"},
     "benchmark": LEAVES | {"training"},
     "__init__": set(),

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import TorchDynamoPlugin, set_seed
+from peft import PeftConfig, get_peft_model
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bert4rec_hf.benchmark.task import (
     LEARNING_RATE,
     MASK_RATIO,
+    Settings,
     Task,
     Work,
     hold_out_last,
@@ -33,6 +35,7 @@ from bert4rec_hf.modeling import (
     BERT4RecForMaskedItemModeling,
 )
 from bert4rec_hf.training.loop import TrainingRun
+from bert4rec_hf.tuners import TUNERS
 
 
 def build_accelerator(task: Task) -> Accelerator:
@@ -87,8 +90,18 @@ def build_config(task: Task, objective: str) -> BERT4RecConfig:
     )
 
 
+def build_adapter(settings: Settings) -> PeftConfig:
+    """Shape of the adapter that a contestant trains in place of the whole model."""
+    targets = None if settings.adapter_targets == "default" else settings.adapter_targets
+    pair = {"r": settings.r, "lora_dropout": settings.adapter_dropout}
+    if settings.adapter == "ia3":
+        # Where it scales the inputs of a layer and not the outputs.
+        pair = {"feedforward_modules": ["down_proj"]} if targets else {}
+    return TUNERS[settings.adapter](target_modules=targets, **pair)
+
+
 class BERT4RecContestant:
-    """Ours, with one of its objectives."""
+    """Ours, with one of its objectives; the whole model, or an adapter on a frozen one."""
 
     def __init__(self, task: Task, objective: str):
         self.task, self.objective = task, objective
@@ -99,7 +112,9 @@ class BERT4RecContestant:
     def build(self) -> None:
         set_seed(self.task.seed)
         self.model = BERT4RecForMaskedItemModeling(build_config(self.task, self.objective))
-        if self.objective in SAMPLED_OBJECTIVES:
+        if self.task.settings.adapter != "none":
+            self.model = get_peft_model(self.model, build_adapter(self.task.settings))
+        elif self.objective in SAMPLED_OBJECTIVES:
             self.model.use_row_gradients()
         training = TrainingConfig(learning_rate=LEARNING_RATE, schedule="constant")
         self.run = TrainingRun(self.model, training, self.accelerator, folder=Path())

@@ -21,6 +21,7 @@ from bert4rec_hf.benchmark.task import (
     hold_out_last,
     pad,
     rank_by_comparison,
+    refuse_flags,
 )
 from bert4rec_hf.benchmark.workloads import FIRST_ITEM_ID, draw_histories
 from bert4rec_hf.data.vocabulary import build_vocabulary
@@ -32,6 +33,7 @@ class BertForMaskedLMContestant:
     """BERT for words, given items."""
 
     def __init__(self, task: Task):
+        refuse_flags(task, "adapter")
         self.task = task
         self.accelerator = build_accelerator(task)
         self.histories = draw_histories(task.workload, task.seed)

@@ -24,7 +24,7 @@ from bert4rec_hf.benchmark.bert4rec import (
     build_loader,
     count_items,
 )
-from bert4rec_hf.benchmark.task import Task, Work
+from bert4rec_hf.benchmark.task import Task, Work, refuse_flags
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 
 IGNORE_INDEX = -100
@@ -67,6 +67,7 @@ class FloorContestant:
     """The floor under full softmax, or under an objective with negatives."""
 
     def __init__(self, task: Task, *, is_sampled: bool):
+        refuse_flags(task, "adapter")
         self.task, self.is_sampled = task, is_sampled
         self.accelerator = build_accelerator(task)
         unfilled = replace(task, settings=replace(task.settings, pad_to_multiple_of=1))

@@ -47,16 +47,17 @@ def summarize(records: list[Record], plan: Plan) -> list[Row]:
         plan: How it was measured.
 
     Returns:
-        One dict per contestant: `label`, `failure`, `peak_memory_bytes`, `warmup_seconds`; lower
-        quartile, median and upper quartile of `histories_per_second`, `items_per_second`,
-        `step_milliseconds` and, if its floor took part, `step_over_floor`; and by base the
-        quartiles of `times_as_fast` and the `share_of_memory`.
+        One dict per contestant: `label`, `failure`, `trainable_ratio`, `peak_memory_bytes`,
+        `warmup_seconds`; lower quartile, median and upper quartile of `histories_per_second`,
+        `items_per_second`, `step_milliseconds` and, if its floor took part, `step_over_floor`; and
+        by base the quartiles of `times_as_fast` and the `share_of_memory`.
     """
     bases = find_bases(records, plan)
     return [
         {
             "label": record.label,
             "failure": record.failure,
+            "trainable_ratio": trainable_ratio(record),
             "peak_memory_bytes": record.peak_memory_bytes,
             "warmup_seconds": record.warmup_seconds,
             "histories_per_second": quartiles(rates(record, "histories")),
@@ -68,6 +69,11 @@ def summarize(records: list[Record], plan: Plan) -> list[Row]:
         }
         for record in records
     ]
+
+
+def trainable_ratio(record: Record) -> float | None:
+    """Share of the parameters that are trained, where there are any."""
+    return record.trainable / record.parameters if record.parameters else None
 
 
 def seconds(record: Record) -> np.ndarray:
@@ -114,8 +120,11 @@ def find_bases(records: list[Record], plan: Plan) -> list[Record]:
 
 
 def find_floor(record: Record, records: list[Record]) -> Record | None:
-    """Find the floor that was measured at a contestant's objective, batch size and precision."""
-    keys = ("batch_size", "precision", "num_negatives")
+    """Find the floor that was measured at a contestant's objective, batch size and precision.
+
+    There is none under an adapter: a floor has the products of training the whole model.
+    """
+    keys = ("batch_size", "precision", "num_negatives", "adapter")
     for other in records:
         is_floor = other.task.contestant == FLOORS.get(record.task.contestant)
         pairs = ((getattr(each.task.settings, key) for each in (record, other)) for key in keys)
@@ -170,13 +179,13 @@ def render_markdown(name: str, results: dict[str, Any]) -> str:
 def table_lines(summary: list[Row]) -> tuple[list[list[str]], list[str]]:
     """The cells of the table, its heading first; and a line on each contestant that failed."""
     measured = [row for row in summary if row["histories_per_second"]]
-    columns = table_columns(list(summary[0]["times_as_fast"]))
+    columns = table_columns(summary)
     cells = [[heading for heading, _ in columns]]
     cells += [[render(row) for _, render in columns] for row in measured]
     return cells, [f"{row['label']} failed: {row['failure']}" for row in summary if row["failure"]]
 
 
-def table_columns(bases: list[str]) -> list[tuple[str, Callable[[Row], str]]]:
+def table_columns(summary: list[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     """List headings of the table, and what stands under each for a contestant."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("contestant", lambda row: row["label"]),
@@ -187,7 +196,10 @@ def table_columns(bases: list[str]) -> list[tuple[str, Callable[[Row], str]]]:
         ("peak MB", lambda row: f"{row['peak_memory_bytes'] / 1e6:,.0f}"),
         ("warm-up s", lambda row: f"{row['warmup_seconds']:.1f}"),
     ]
-    for base in bases:
+    # A column of its own only where somebody has an adapter; results of before know of none.
+    if any((row.get("trainable_ratio") or 1) < 1 for row in summary):
+        columns.append(("trainable", lambda row: _percent(row["trainable_ratio"], digits=2)))
+    for base in summary[0]["times_as_fast"]:
         columns += [
             (f"x {base}", lambda row, base=base: _spread(row["times_as_fast"][base], 2)),
             ("of its MB", lambda row, base=base: _percent(row["share_of_memory"][base])),
@@ -202,5 +214,5 @@ def _spread(values: list[float] | None, digits: int) -> str:
     return f"{median} [{low}–{high}]"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+def _percent(share: float | None, digits: int = 0) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"

@@ -14,7 +14,10 @@ from bert4rec_hf.data.histories import Histories
 
 MASK_RATIO = 0.2
 LEARNING_RATE = 1e-3
-ADAPTERS = ("none",)
+ADAPTERS = ("none", "lora", "ia3", "ilora")
+"""The names of TUNERS, which an interpreter without PEFT cannot import, and `none`."""
+
+ADAPTER_TARGETS = ("default", "all-linear")
 PRECISIONS = ("no", "bf16", "fp16")
 
 
@@ -32,7 +35,16 @@ class Settings:
     """Accelerate's dynamo backend, such as `inductor`; `no` runs eagerly."""
 
     adapter: str = "none"
-    """What is trained in place of the whole model."""
+    """What is trained in place of the whole model; `none` trains that."""
+
+    adapter_targets: str = "default"
+    """Layers that the adapter is put on: those that PEFT chooses, or `all-linear` for all."""
+
+    r: int = 8
+    """Channels of a LoRA pair; (IA)³ has none."""
+
+    adapter_dropout: float = 0.0
+    """Before a LoRA pair; none, as torch's own is slow on a CPU and no matter of the tuner."""
 
     dropout: float = 0.1
     attention_dropout: float = 0.0
@@ -47,10 +59,14 @@ class Settings:
     """Loader processes beside the one that trains."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_negatives"):
+        for name in ("batch_size", "num_negatives", "r"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, known in (("precision", PRECISIONS), ("adapter", ADAPTERS)):
+        for name, known in (
+            ("precision", PRECISIONS),
+            ("adapter", ADAPTERS),
+            ("adapter_targets", ADAPTER_TARGETS),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
@@ -102,7 +118,10 @@ class Contestant(Protocol):
     """
 
     def build(self) -> None:
-        """Make the model and its optimizer: from here on memory is counted."""
+        """Make the model and its optimizer: from here on memory is counted.
+
+        All of it, what a compiler takes included; what libraries hold once imported is not.
+        """
 
     def train(self, batches: int) -> Work:
         """Take so many optimizer steps, from the histories of each to the weights after it."""
@@ -114,17 +133,22 @@ class Contestant(Protocol):
         """Only make the batches that training reads."""
 
 
-def refuse_flags(task: Task) -> None:
-    """Say so where a contestant is asked for what its library would not do by itself.
+def refuse_flags(task: Task, *names: str) -> None:
+    """Say so where a contestant is asked for what it would not do by itself.
+
+    Args:
+        task: Its own.
+        names: Settings that it has no meaning for.
 
     Raises:
-        ValueError: A precision or a compiler is set.
+        ValueError: One of them is set.
     """
-    for name in ("precision", "compile"):
-        if getattr(task.settings, name) != "no":
+    for name in names:
+        value, default = getattr(task.settings, name), getattr(Settings, name)
+        if value != default:
             raise ValueError(
-                f"{task.contestant} runs eagerly in float32: {name} must be no, "
-                f"got {getattr(task.settings, name)!r}"
+                f"{task.contestant} has no {name}: it must be {default}, got {value!r}; "
+                "leave it out"
             )
 
 

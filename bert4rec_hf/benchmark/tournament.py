@@ -74,6 +74,9 @@ class Record:
     """Why there are no numbers, or no more of them."""
 
     parameters: int | None = None
+    trainable: int | None = None
+    """How many of them are trained."""
+
     versions: dict[str, str] = field(default_factory=dict)
     """Of the libraries in its interpreter."""
 
@@ -82,6 +85,8 @@ class Record:
     """Above what its process held before there was a model."""
 
     process_memory_bytes: int | None = None
+    """On a CPU that of all, libraries included; on a GPU what was allocated there."""
+
     turns: list[dict[str, float]] = field(default_factory=list)
     """`seconds`, `histories` and `items` of each round."""
 
@@ -194,7 +199,8 @@ def run_tournament(tasks: dict[str, Task], plan: Plan) -> list[Record]:
             processes[record.label] = process
             with noting_failure(record):
                 built = process.answer()
-                record.parameters, record.versions = built["parameters"], built["versions"]
+                record.parameters, record.trainable = built["parameters"], built["trainable"]
+                record.versions = built["versions"]
                 record.warmup_seconds = process.ask(plan.warmup_batches)["seconds"]
         for _ in range(plan.rounds):
             for record in records:

@@ -19,7 +19,7 @@ import torch
 from bert4rec_hf.benchmark.contestants import CONTESTANTS
 from bert4rec_hf.benchmark.task import Contestant, Task
 
-LIBRARIES = ("torch", "transformers", "accelerate", "recbole", "rectools", "replay-rec")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "recbole", "rectools", "replay-rec")
 
 
 def serve() -> None:
@@ -35,7 +35,7 @@ def serve() -> None:
     baseline = peak_memory_bytes()
     if order["mode"] != "collate":
         contestant.build()
-    built = {"parameters": count_parameters(contestant), "versions": find_versions()}
+    built = {**count_parameters(contestant), "versions": find_versions()}
     answers.write(json.dumps(built) + "\n")
     for line in sys.stdin:
         request = json.loads(line)
@@ -89,10 +89,16 @@ def limit_memory(max_gb: float | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
 
 
-def count_parameters(contestant: Contestant) -> int | None:
-    """Count the weights of the contestant's model, if it has one."""
+def count_parameters(contestant: Contestant) -> dict[str, int | None]:
+    """Count the weights of the contestant's model, if it has one, and those that are trained."""
     model = getattr(contestant, "model", None)
-    return None if model is None else sum(weight.numel() for weight in model.parameters())
+    if model is None:
+        return {"parameters": None, "trainable": None}
+    weights = list(model.parameters())
+    return {
+        "parameters": sum(weight.numel() for weight in weights),
+        "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
 
 
 def find_versions() -> dict[str, str]:

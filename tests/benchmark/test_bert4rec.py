@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from bert4rec_hf.benchmark.bert4rec import BERT4RecContestant, count_items
+from bert4rec_hf.benchmark.bert4rec import BERT4RecContestant, build_adapter, count_items
 from bert4rec_hf.benchmark.bert_for_masked_lm import BertForMaskedLMContestant
-from bert4rec_hf.benchmark.task import hold_out_last, pad, rank_by_comparison
+from bert4rec_hf.benchmark.task import Settings, hold_out_last, pad, rank_by_comparison
 from bert4rec_hf.benchmark.workloads import draw_histories
+from bert4rec_hf.tuners import TUNERS
 
 CONTESTANTS = {
     "full_softmax": lambda task: BERT4RecContestant(task, "full_softmax"),
@@ -41,6 +42,46 @@ def test_collation_goes_on_where_it_stopped(contestant):
     works = [contestant.collate(2) for _ in range(2)]
     assert [work.histories for work in works] == [14, 14]
     assert works[0].items != works[1].items
+
+
+@pytest.mark.parametrize("objective", ["full_softmax", "gbce"])
+@pytest.mark.parametrize("adapter", TUNERS)
+def test_an_adapter_is_trained_in_place_of_the_model(tiny, adapter, objective):
+    contestant = BERT4RecContestant(tiny(objective, adapter=adapter), objective)
+    contestant.build()
+    weights = dict(contestant.model.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    assert contestant.train(3).histories == 21
+    changed = {name for name, weight in weights.items() if (weight != before[name]).any()}
+    assert changed == {name for name in weights if f".{adapter}_" in name}
+    assert not contestant.run.tables  # frozen ones have no gradient, by row or not
+    assert contestant.evaluate(2).histories == 14
+
+
+# In two layers of width 12: what the pairs of q_proj and v_proj have, or those of all six; (IA)³
+# has a factor per output of k_proj and v_proj, and per input of down_proj.
+@pytest.mark.parametrize(
+    ("adapter", "targets", "trainable"),
+    [
+        ("lora", "default", 2 * 2 * 4 * (12 + 12)),
+        ("lora", "all-linear", 2 * 4 * (4 * (12 + 12) + 2 * (12 + 48))),
+        ("ilora", "default", 2 * 2 * 4 * (12 + 12) + 4 * (12 + 1)),
+        ("ilora", "all-linear", 2 * 4 * (4 * (12 + 12) + 2 * (12 + 48)) + 4 * (12 + 1)),
+        ("ia3", "default", 2 * (12 + 12 + 48)),
+        ("ia3", "all-linear", 2 * (4 * 12 + 48 + 48)),
+    ],
+)
+def test_an_adapter_has_the_weights_of_its_targets(tiny, adapter, targets, trainable):
+    task = tiny("full_softmax", adapter=adapter, adapter_targets=targets, r=4)
+    contestant = BERT4RecContestant(task, "full_softmax")
+    contestant.build()
+    assert contestant.model.get_nb_trainable_parameters()[0] == trainable
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ilora"])
+def test_dropout_of_a_pair_is_none_unless_asked_for(adapter):
+    assert build_adapter(Settings(adapter=adapter)).lora_dropout == 0
+    assert build_adapter(Settings(adapter=adapter, adapter_dropout=0.3)).lora_dropout == 0.3
 
 
 def test_filler_is_not_an_item():

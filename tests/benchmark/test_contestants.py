@@ -1,8 +1,9 @@
 import pytest
 
 from bert4rec_hf.benchmark.contestants import CONTESTANTS, FLOORS, PEERS, parse_contestants
-from bert4rec_hf.benchmark.task import Task, refuse_flags
+from bert4rec_hf.benchmark.task import ADAPTERS, Task, refuse_flags
 from bert4rec_hf.benchmark.workloads import SHAPES, WORKLOADS
+from bert4rec_hf.tuners import TUNERS
 
 
 def parse(*texts, batch_size=32):
@@ -29,6 +30,10 @@ def test_floors_and_peers_are_contestants():
     assert {*FLOORS, *FLOORS.values(), *PEERS} < CONTESTANTS.keys()
 
 
+def test_every_tuner_can_take_part():
+    assert ("none", *TUNERS) == ADAPTERS
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -38,7 +43,9 @@ def test_floors_and_peers_are_contestants():
         ("gbce:batch_size=0", "batch_size must be at least 1, got 0"),
         ("gbce:batch_size=7000", "at most the 6040 histories of the workload, got 7000"),
         ("gbce:precision=fp64", "precision must be one of no, bf16, fp16, got 'fp64'"),
-        ("gbce:adapter=lora", "adapter must be one of none, got 'lora'"),
+        ("gbce:adapter=dora", "adapter must be one of none, lora, ia3, ilora, got 'dora'"),
+        ("gbce:adapter_targets=q", "adapter_targets must be one of default, all-linear, got 'q'"),
+        ("gbce:r=0", "r must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_named(text, message):
@@ -48,5 +55,13 @@ def test_a_mistake_is_named(text, message):
 
 def test_a_peer_refuses_what_its_library_does_not_do():
     (task,) = parse("recbole:compile=inductor").values()
-    with pytest.raises(ValueError, match="recbole runs eagerly in float32: compile must be no"):
-        refuse_flags(task)
+    refuse_flags(task, "precision", "adapter")
+    message = "recbole has no compile: it must be no, got 'inductor'; leave it out"
+    with pytest.raises(ValueError, match=message):
+        refuse_flags(task, "precision", "compile", "adapter")
+
+
+@pytest.mark.parametrize("name", ["floor", "sampled_floor", "bert_for_masked_lm"])
+def test_an_adapter_is_refused_by_whom_it_cannot_be_put_on(tiny, name):
+    with pytest.raises(ValueError, match=f"{name} has no adapter: it must be none, got 'lora'"):
+        CONTESTANTS[name](tiny(name, adapter="lora"))

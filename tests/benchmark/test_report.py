@@ -8,18 +8,20 @@ from bert4rec_hf.benchmark.tournament import Plan, Record
 def records(tiny):
     """Three contestants, two rounds of four batches of seven histories."""
 
-    def record(label, contestant, seconds, peak, **settings):
+    def record(label, contestant, seconds, peak, trainable=None):
         turns = [{"seconds": each, "histories": 28, "items": 140} for each in seconds]
         return Record(
             label=label,
-            task=tiny(contestant, **settings),
+            task=tiny(contestant),
+            parameters=trainable,
+            trainable=trainable,
             warmup_seconds=1.5,
             peak_memory_bytes=peak,
             turns=turns,
         )
 
     return [
-        record("ours", "full_softmax", [2.0, 4.0], 3_000_000),
+        record("ours", "full_softmax", [2.0, 4.0], 3_000_000, 4_000),
         record("below", "floor", [1.0, 1.0], 1_000_000),
         record("theirs", "recbole", [20.0, 28.0], 12_000_000),
     ]
@@ -48,6 +50,33 @@ def test_a_floor_at_another_batch_size_is_not_that_of_the_contestant(records, ti
     assert find_floor(ours, records) is floor
     floor.task = tiny("floor", batch_size=5)
     assert find_floor(ours, records) is None
+
+
+def test_the_floor_of_the_whole_model_is_not_that_of_an_adapter(records, tiny):
+    ours, *_ = records
+    ours.task = tiny("full_softmax", adapter="lora")
+    assert find_floor(ours, records) is None
+
+
+def test_an_adapter_tells_what_share_is_trained_and_of_what_memory(records, tiny):
+    ours, floor, _ = records
+    adapter = Record(
+        label="adapter",
+        task=tiny("full_softmax", adapter="ilora"),
+        parameters=4_010,
+        trainable=10,
+        warmup_seconds=0.5,
+        peak_memory_bytes=1_200_000,
+        turns=ours.turns,
+    )
+    summary = summarize([ours, floor, adapter], Plan(batches=4, bases=("ours",)))
+    assert [row["trainable_ratio"] for row in summary] == [1.0, None, 10 / 4_010]
+    assert summary[2]["share_of_memory"] == {"ours": 0.4}
+    heading, *lines = render_table(summary).splitlines()
+    headings = [each.strip() for each in heading.split("  ") if each]
+    assert headings[-4:] == ["warm-up s", "trainable", "x ours", "of its MB"]
+    assert [line.split()[-4] for line in lines] == ["100.00%", "–", "0.25%"]
+    assert [line.split()[-1] for line in lines] == ["100%", "33%", "40%"]
 
 
 def test_memory_is_compared_at_equal_batches_only(records, tiny):

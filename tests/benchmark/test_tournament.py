@@ -18,7 +18,7 @@ import json, sys
 order = json.loads(sys.argv[3])
 if order["task"]["contestant"] == "rectools":
     sys.exit("rectools is not there")
-print(json.dumps({{"parameters": 11, "versions": {{"torch": "0"}}}}), flush=True)
+print(json.dumps({{"parameters": 11, "trainable": 5, "versions": {{"torch": "0"}}}}), flush=True)
 for turn, line in enumerate(sys.stdin):
     batches = json.loads(line)["batches"]
     work = {{"seconds": 0.5, "histories": 7 * batches, "items": turn}}
@@ -49,7 +49,8 @@ def test_contestants_take_turns_and_a_failure_stops_only_its_own(tiny, interpret
     assert one.failure is None
     # The warm-up was turn 0 and is no turn of the record.
     assert one.turns == [{"seconds": 0.5, "histories": 14, "items": turn} for turn in (1, 2, 3)]
-    assert (one.peak_memory_bytes, one.parameters, one.warmup_seconds) == (6, 11, 0.5)
+    assert (one.peak_memory_bytes, one.warmup_seconds) == (6, 0.5)
+    assert (one.parameters, one.trainable) == (11, 5)
     assert (absent.failure, absent.turns) == ("rectools is not there", [])
     assert (stops.failure, len(stops.turns)) == ("ended with exit code 3", 1)
 
@@ -77,8 +78,9 @@ def test_parameters_are_those_of_the_contestants_model():
     class Contestant:
         model = torch.nn.Linear(3, 5)
 
-    assert worker.count_parameters(Contestant()) == 20
-    assert worker.count_parameters(object()) is None
+    Contestant.model.bias.requires_grad_(False)
+    assert worker.count_parameters(Contestant()) == {"parameters": 20, "trainable": 15}
+    assert worker.count_parameters(object()) == {"parameters": None, "trainable": None}
 
 
 @pytest.mark.slow
@@ -88,6 +90,15 @@ def test_a_process_of_its_own_trains_and_knows_its_memory(tiny):
     assert [turn["histories"] for turn in ours.turns] == [14, 14, 14]
     assert 0 <= ours.peak_memory_bytes < ours.process_memory_bytes
     assert ours.versions["torch"] == torch.__version__
+
+
+@pytest.mark.slow
+def test_an_adapter_trains_under_a_compiler(tiny):
+    (ours,) = run_tournament(
+        {"ours": tiny("full_softmax", adapter="ilora", compile="aot_eager")}, Plan(rounds=3)
+    )
+    assert ours.failure is None
+    assert [turn["histories"] for turn in ours.turns] == [7, 7, 7]
 
 
 @pytest.mark.slow

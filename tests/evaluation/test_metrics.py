@@ -13,6 +13,7 @@ from bert4rec_hf.evaluation.metrics import (
     hit_rate,
     ndcg,
     reciprocal_rank,
+    user_gains,
 )
 
 
@@ -76,3 +77,11 @@ def test_intervals_follow_from_the_seed():
     )
     assert first == again != other
     assert first["ndcg@5"][0] < ndcg(ranks, 5).item() < first["ndcg@5"][1]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_mean_of_what_each_user_adds_is_the_metric(name):
+    ranks = torch.tensor([[1, 4, 5, 6, 90], [2, 3, 5, 1000, 1]])
+    gains = user_gains(ranks, name, k=5)
+    assert gains.shape == (2, 5)
+    assert gains.mean(axis=1) == pytest.approx([METRICS[name](row, 5).item() for row in ranks])

@@ -45,6 +45,18 @@ def test_one_command_gives_a_table_and_a_file(run, tmp_path, capsys):
         assert (tmp_path / "profile" / name / "process-0.pt.trace.json").exists()
 
 
+@pytest.mark.slow
+def test_an_adapter_is_measured_beside_training_the_whole_model(run, tmp_path):
+    output = tmp_path / "results.json"
+    contestants = ["full_softmax:adapter=none", "full_softmax:adapter=ilora,r=4"]
+    run("--contestants", *contestants, "--bases", contestants[0], "--output", output)
+    whole, adapter = json.loads(output.read_text())["summary"]
+    assert whole["trainable_ratio"] == 1
+    assert 0 < adapter["trainable_ratio"] < 0.2
+    assert adapter["share_of_memory"].keys() == {contestants[0]}
+    assert adapter["times_as_fast"][contestants[0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -41,7 +41,7 @@ class RecBoleContestant:
     """Scores of the whole catalog at a fixed number of positions per history."""
 
     def __init__(self, task: Task):
-        refuse_flags(task)
+        refuse_flags(task, "precision", "compile", "adapter")
         self.task, self.device = task, default_device()
         self.histories = draw_histories(task.workload, task.seed)
         shape, settings = task.shape, task.settings

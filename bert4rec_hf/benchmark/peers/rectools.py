@@ -30,7 +30,7 @@ class RecToolsContestant:
     """Padded to the longest history there is, with scores at every position."""
 
     def __init__(self, task: Task):
-        refuse_flags(task)
+        refuse_flags(task, "precision", "compile", "adapter")
         self.task, self.device = task, default_device()
         self.dataset = Dataset.construct(
             interaction_frame(draw_histories(task.workload, task.seed), task.workload.num_items)

@@ -41,7 +41,7 @@ class RePlayContestant:
     """Padded to the longest history there is; the loss looks at masked positions only."""
 
     def __init__(self, task: Task, loss_type: str, num_negatives: int | None = None):
-        refuse_flags(task)
+        refuse_flags(task, "precision", "compile", "adapter")
         self.task, self.device = task, default_device()
         self.loss_type, self.num_negatives = loss_type, num_negatives
         self.histories = draw_histories(task.workload, task.seed)

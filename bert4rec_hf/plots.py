@@ -1,0 +1,42 @@
+"""Pictures of what was measured, beside the cards that show them; they need matplotlib."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
+
+
+def plot_comparison(results: dict[str, Any], path: Path) -> None:
+    """Draw the metric of every run of a comparison, and how iLoRA mixes experts by segment.
+
+    Args:
+        results: As `compare_folders` returns them.
+        path: The picture to write.
+    """
+    from matplotlib.figure import Figure  # an extra, and not needed to train
+
+    mixed = {name: runs[0] for name, runs in results["runs"].items() if "gates" in runs[0]}
+    # A constant gate is the same for all segments and says nothing.
+    mixed = {name: run for name, run in mixed.items() if run["experts"]["information_bits"] > 0}
+    figure = Figure(figsize=(5 + 4.5 * len(mixed), 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + len(mixed), squeeze=False)[0]
+    names = list(results["runs"])
+    for place, name in enumerate(names):
+        values = [run["metrics"]["ndcg@10"] for run in results["runs"][name]]
+        axes[0].plot([place] * len(values), values, "o", color=COLORS[0], alpha=0.5)
+        axes[0].plot([place - 0.25, place + 0.25], [np.mean(values)] * 2, color=COLORS[2], lw=2)
+    axes[0].set_xticks(range(len(names)), [name.partition("-")[2] for name in names], rotation=20)
+    axes[0].set_ylabel("NDCG@10 on test")
+    axes[0].set_title("a dot per seed, the mean as a line", fontsize=9)
+    for axis, (name, run) in zip(axes[1:], mixed.items(), strict=True):
+        gates = np.array(list(run["gates"].values()))  # (segments, experts)
+        for expert, weights in enumerate(gates.T):
+            bottom = gates[:, :expert].sum(axis=1)
+            color = COLORS[expert % len(COLORS)]
+            axis.bar(range(len(gates)), weights, bottom=bottom, color=color, width=0.8)
+        axis.set_xticks(range(len(gates)), run["gates"], rotation=20)
+        axis.set_ylabel("mean gate weight, by expert")
+        axis.set_title(f"{name}, seed {run['seed']}", fontsize=9)
+    figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -9,6 +13,7 @@ from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
 
+ROOT = Path(__file__).parents[1]
 ADAPTERS = {
     "ilora": {"r": 4, "num_experts": 2, "lora_dropout": 0.0},
     "lora": {"r": 4, "target_modules": ["q_proj", "up_proj"]},
@@ -86,3 +91,33 @@ def root(tmp_path_factory, run):
     for tuner, settings in ADAPTERS.items():
         write(root / f"{tuner}.yaml", adapter={"tuner": tuner} | settings, **sections)
     return root
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Run the training script as a user would, on one or two processes."""
+
+    def start(*arguments, processes=1, precision="no", backend="no"):
+        flags = [
+            "--quiet",
+            "--num_processes",
+            processes,
+            *(["--multi_gpu"] if processes > 1 else []),
+        ]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_machines", 1]
+        command += ["--mixed_precision", precision, "--dynamo_backend", backend]
+        command.append(ROOT / "scripts" / "train.py")
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [*map(str, command), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+
+    return start

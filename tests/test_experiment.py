@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -282,25 +280,9 @@ def test_a_tracker_that_is_not_installed_is_refused(config, monkeypatch):
         load_experiment(config, ["--training.trackers", "[tensorboard, wandb]"])
 
 
-def launch(*arguments, processes=1, precision="no", backend="no"):
-    """Run the training script as a user would, on one or two processes."""
-    flags = ["--quiet", "--num_processes", processes, *(["--multi_gpu"] if processes > 1 else [])]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "--num_machines", 1]
-    command += ["--mixed_precision", precision, "--dynamo_backend", backend]
-    command.append(ROOT / "scripts" / "train.py")
-    environment = {"PATH": "/usr/bin:/bin", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*map(str, command), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["full_softmax", "sampled_softmax"])
-def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objective):
+def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objective, launch):
     """Two processes take at once the two batches that one process accumulates."""
     for processes in (1, 2):
         settings = {
@@ -328,7 +310,7 @@ def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objecti
 
 
 @pytest.mark.slow
-def test_precision_and_compilation_are_flags_of_the_launcher(config, tmp_path):
+def test_precision_and_compilation_are_flags_of_the_launcher(config, tmp_path, launch):
     done = launch(config, "--output", tmp_path / "out", precision="bf16", backend="aot_eager")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -339,7 +321,7 @@ def test_precision_and_compilation_are_flags_of_the_launcher(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_names_a_misspelt_setting_without_a_traceback(config, tmp_path):
+def test_the_script_names_a_misspelt_setting_without_a_traceback(config, tmp_path, launch):
     done = launch(config, "--output", tmp_path / "out", "--training.max_step", 5)
     assert done.returncode != 0
     assert (

@@ -181,3 +181,36 @@ def test_dropout_and_objective_may_differ_from_the_base_model(root):
     experiment = load_experiment(root / "ilora.yaml", arguments)
     assert experiment.model == {"hidden_dropout": 0.3, "objective": "gbce"}
     assert experiment.to_dict()["base"] == {"model": str(root / "base" / "model")}
+
+
+@pytest.mark.slow
+def test_two_processes_adapt_as_one_does(root, tmp_path, launch):
+    """Two processes take at once the two batches that one process accumulates."""
+    for processes in (1, 2):
+        settings = {
+            "model.hidden_dropout": 0,
+            "model.attention_dropout": 0,
+            "training.batch_size": 16,
+            "training.gradient_accumulation_steps": 2 // processes,
+        }
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        output = tmp_path / str(processes)
+        done = launch(root / "ilora.yaml", "--output", output, *arguments, processes=processes)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in "12")
+    assert two["test"]["metrics"] == pytest.approx(one["test"]["metrics"], abs=1e-6)
+    assert two["experts"]["mean"] == pytest.approx(one["experts"]["mean"], abs=1e-6)
+    weights = [load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in "12"]
+    torch.testing.assert_close(*weights)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_in_half_precision_and_compiled(root, tmp_path, launch):
+    output = tmp_path / "out"
+    done = launch(root / "ilora.yaml", "--output", output, precision="bf16", backend="aot_eager")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((output / "results.json").read_text())
+    assert (results["mixed_precision"], results["dynamo_backend"]) == ("bf16", "aot_eager")
+    weights = load_file(output / "adapter" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert not any("_orig_mod" in name for name in weights)

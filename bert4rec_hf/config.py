@@ -65,6 +65,10 @@ class TrainingConfig:
     """Histories per device and forward pass."""
 
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    """Keep only what enters each layer, and run it again in the backward pass: less memory, a third
+    more work in the encoder."""
+
     max_steps: int = 10_000
     """Optimizer steps, not batches."""
 

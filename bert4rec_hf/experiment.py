@@ -213,6 +213,9 @@ def build_model(experiment: Experiment, vocab_size: int) -> nn.Module:
     else:
         folder = experiment.base.model
         model = BERT4RecForMaskedItemModeling.from_pretrained(folder, config=config)
+    if experiment.training.gradient_checkpointing:
+        # The later name; transformers before 5.23 has only the other.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     if experiment.adapter:
         return get_peft_model(model, build_adapter(experiment))
     if experiment.training.row_sparse and config.objective in SAMPLED_OBJECTIVES:

@@ -176,6 +176,18 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(run, config, tmp_path):
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
+def test_checkpointing_activations_changes_no_result(run, config, tmp_path):
+    _, results = run
+    experiment = load_experiment(config, ["--training.gradient_checkpointing", "true"])
+    torch.manual_seed(0)
+    output = tmp_path / "checkpointed"
+    again = run_experiment(experiment, output, build_accelerator(experiment, output))
+    assert again["test"]["metrics"] == pytest.approx(results["test"]["metrics"])
+    less, more = (each["memory"]["estimated_bytes"] for each in (again, results))
+    assert less["activations"] < more["activations"]
+    assert less["parameters"] == more["parameters"]
+
+
 def test_resuming_a_run_that_is_over_takes_no_step(run, config):
     output, results = run
     experiment = load_experiment(config)

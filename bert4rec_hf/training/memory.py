@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bert4rec_hf.training.optimizer import row_tables
 
@@ -35,7 +36,8 @@ ADVICE = {
     "gradients": "lower model.hidden_size, or set model.objective to sampled_softmax and "
     "training.row_sparse to true, so that few rows of the item table have one",
     "optimizer_state": "lower model.hidden_size, or set model.tie_word_embeddings to true",
-    "activations": f"{SMALLER_BATCHES}, or launch with --mixed_precision bf16",
+    "activations": f"{SMALLER_BATCHES}, or set training.gradient_checkpointing to true, or launch "
+    "with --mixed_precision bf16",
     "scores": f"{SMALLER_BATCHES}, or lower data.num_negatives",
 }
 """What makes each part smaller."""
@@ -155,6 +157,24 @@ def _cached_bytes(group: Path) -> int:
 
 
 def _activation_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
+    """What the forward pass keeps; layers that run again keep their input, and one all it makes."""
+    checkpointed = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    ]
+    if not checkpointed:
+        return _saved_bytes(model, batch, accelerator)
+    for layer in checkpointed:
+        layer.gradient_checkpointing = False
+    saved = _saved_bytes(model, batch, accelerator)
+    for layer in checkpointed:
+        layer.gradient_checkpointing = True
+    inputs = 4 * batch["input_ids"].numel() * model.get_input_embeddings().weight.shape[1]
+    return len(checkpointed) * inputs + saved // len(checkpointed)
+
+
+def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
     """What the forward pass saves, weights and scores left out.
 
     It is gone through with tensors that have a shape and a device, but no numbers.

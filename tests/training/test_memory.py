@@ -167,6 +167,15 @@ def test_a_model_without_weights_is_estimated_alike_and_nothing_is_drawn():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_layers_that_run_again_keep_what_enters_them_and_one_all_it_makes():
+    model, batch = make_model(), make_batch()
+    kept = estimate(model, batch).activations
+    model.gradient_checkpointing_enable()
+    inputs = LAYERS * batch["input_ids"].numel() * HIDDEN * 4
+    assert estimate(model, batch).activations == inputs + kept // LAYERS < kept / 2
+    assert model.model.layers[0].gradient_checkpointing
+
+
 def test_too_much_is_refused_with_advice():
     check_memory(ESTIMATE, 6_750_000_000)
     expected = (

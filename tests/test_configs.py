@@ -1,10 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from bert4rec_hf.experiment import build_model, load_experiment
+from bert4rec_hf.experiment import build_config, build_model, load_experiment
 from bert4rec_hf.modeling import OBJECTIVES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -19,15 +20,35 @@ def test_the_list_is_not_empty():
 def test_a_config_builds_its_model_and_tells_how_to_run_it(path, tmp_path):
     arguments = []
     if "base" in yaml.safe_load(path.read_text()):
-        base = build_model(load_experiment(path.with_name("base.yaml")), vocab_size=101)
-        base.save_pretrained(tmp_path)
+        name = f"{path.stem.removesuffix('_ilora')}.yaml" if "_ilora" in path.stem else "base.yaml"
+        build_config(load_experiment(path.with_name(name)), 101).save_pretrained(tmp_path)
         arguments = ["--base.model", str(tmp_path)]
     experiment = load_experiment(path, arguments)
     with torch.device("meta"):
         model = build_model(experiment, vocab_size=101)
     assert model.config.objective in OBJECTIVES
-    assert (
-        f"accelerate launch scripts/train.py configs/{path.relative_to(CONFIGS)}"
-        in path.read_text()
+    command = (
+        rf"# accelerate launch .*scripts/train.py configs/{path.relative_to(CONFIGS)} --output"
     )
+    assert re.search(command, path.read_text())
     assert experiment.training.metric.rpartition("@")[2] in map(str, experiment.evaluation.ks)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_items", "millions"),
+    [
+        ("ml20m/bert4rec_5m", 26_744, 5),
+        *(
+            (f"electronics/bert4rec_{size}m{family}", 160_052, size)
+            for size in (85, 130, 430)
+            for family in ("", "_untied")
+        ),
+    ],
+)
+def test_a_model_has_the_parameters_that_its_name_says(name, num_items, millions):
+    experiment = load_experiment(CONFIGS / f"{name}.yaml")
+    with torch.device("meta"):
+        model = build_model(experiment, vocab_size=num_items + 2)
+    assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.02)
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert is_tied != name.endswith("_untied")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,7 +273,7 @@ def build_accelerator(experiment: Experiment, output: Path) -> Accelerator:
     """Accelerate as it was launched, with the trackers of the experiment."""
     accelerator = Accelerator(
         gradient_accumulation_steps=experiment.training.gradient_accumulation_steps,
-        log_with=experiment.training.trackers,
+        log_with=experiment.training.trackers or None,
         project_dir=output / "logs",
         # The launcher's default, static shapes, would compile anew for each number of items.
         dynamo_plugin=TorchDynamoPlugin(dynamic=experiment.data.pad_to_multiple_of == 1),
@@ -325,16 +325,48 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Train, keep the best model, measure it and write its card.
 
-    Args:
-        experiment: What to run.
-        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
-            or `adapter/`, `results.json` and a `profile/` come into it.
-        accelerator: As `build_accelerator` makes it.
-        is_resumed: Go on from the newest checkpoint in that folder.
-        profiled_steps: How many steps to profile, near the first.
+    Takes the arguments of train_experiment, and raises what that does.
 
     Returns:
         What stands in `results.json`.
+    """
+    trained = train_experiment(
+        experiment, output, accelerator, is_resumed=is_resumed, profiled_steps=profiled_steps
+    )
+    accelerator.wait_for_everyone()
+    learned = output / experiment.folder_name
+    dataset = load_prepared(Path(experiment.data.dataset))
+    base = experiment.base.model if experiment.base else None
+    measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
+    results = {"run": experiment.name, **trained, **measured}
+    if accelerator.is_main_process:
+        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_card(results, learned / "README.md")
+    return results
+
+
+def train_experiment(
+    experiment: Experiment,
+    output: Path,
+    accelerator: Accelerator,
+    *,
+    is_resumed: bool = False,
+    profiled_steps: int = 0,
+    on_look: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> dict[str, Any]:
+    """Train and keep the model that is best on validation; the test is not looked at.
+
+    Args:
+        experiment: What to run.
+        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
+            or `adapter/`, and a `profile/` come into it.
+        accelerator: As `build_accelerator` makes it.
+        is_resumed: Go on from the newest checkpoint in that folder.
+        profiled_steps: How many steps to profile, near the first.
+        on_look: Called with the step and the metrics of each look at validation.
+
+    Returns:
+        What depends on the training alone of `results.json`.
 
     Raises:
         FileNotFoundError: The dataset was not prepared.
@@ -352,37 +384,30 @@ def run_experiment(
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
-    learned, split = output / experiment.folder_name, dataset.validation
+    split = dataset.validation
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        model.eval()
-        scorer = ModelScorer(model)
-        return evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
+        scorer = ModelScorer(model.eval())
+        metrics = evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
+        on_look(run.state.step, metrics)
+        return metrics
 
     def keep_best(model: nn.Module) -> None:
         if accelerator.is_main_process:
-            save_model_folder(model, dataset.folder, learned)
+            save_model_folder(model, dataset.folder, output / experiment.folder_name)
 
     loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
     with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
         state = run.train(loader, validate, keep_best, on_step)
     peak = peak_memory(accelerator.device)
-    accelerator.wait_for_everyone()
-    base = experiment.base.model if experiment.base else None
-    results = {
-        "run": experiment.name,
+    accelerator.end_training()
+    return {
         **identity,
         "training": dataclasses.asdict(state),
         "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
         **origin,
-        **measure(learned, dataset, experiment.evaluation, accelerator, base),
     }
-    if accelerator.is_main_process:
-        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        write_card(results, learned / "README.md")
-    accelerator.end_training()
-    return results
 
 
 def identify_run(

@@ -40,3 +40,29 @@ def plot_comparison(results: dict[str, Any], path: Path) -> None:
         axis.set_ylabel("mean gate weight, by expert")
         axis.set_title(f"{name}, seed {run['seed']}", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def plot_study(results: dict[str, Any], path: Path) -> None:
+    """Draw how much each setting of a search matters, and every trial over the values it had.
+
+    Args:
+        results: As `run_search` returns them.
+        path: The picture to write.
+    """
+    from matplotlib.figure import Figure  # an extra, and not needed to train
+
+    ranges = results["search"]["ranges"]
+    ended = [trial for trial in results["trials"] if trial["state"] == "complete"]
+    figure = Figure(figsize=(4 + 3 * len(ranges), 3.4), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(ranges), width_ratios=[1.3] + [1] * len(ranges))
+    names = sorted(ranges, key=lambda name: results["importances"].get(name, 0))
+    first.barh(names, [results["importances"].get(name, 0) for name in names], color=COLORS[0])
+    first.set_title("importance", fontsize=9)
+    for axis, (name, values) in zip(others, ranges.items(), strict=True):
+        tried = [trial["values"][name] for trial in ended]
+        axis.plot(tried, [trial["value"] for trial in ended], "o", color=COLORS[0], alpha=0.6)
+        if values.get("log"):
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+    others[0].set_ylabel("on validation")
+    figure.savefig(path, dpi=120, metadata={"Software": None})

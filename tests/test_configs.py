@@ -7,13 +7,17 @@ import yaml
 
 from bert4rec_hf.experiment import build_config, build_model, load_experiment
 from bert4rec_hf.modeling import OBJECTIVES
+from bert4rec_hf.tuning import load_search
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")
+FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")
+SEARCHES = [path for path in FILES if path.stem.startswith("tune")]
+EXPERIMENTS = [path for path in FILES if path not in SEARCHES]
 
 
 def test_the_list_is_not_empty():
     assert CONFIGS / "synthetic" / "bert4rec.yaml" in EXPERIMENTS
+    assert CONFIGS / "ml100k" / "tune.yaml" in SEARCHES
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -52,3 +56,11 @@ def test_a_model_has_the_parameters_that_its_name_says(name, num_items, millions
     assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.02)
     is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert is_tied != name.endswith("_untied")
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_search_is_one_of_settings_that_the_experiment_has(path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    assert load_search(path).ranges
+    command = f"python scripts/tune.py configs/{path.relative_to(CONFIGS)} --output"
+    assert command in path.read_text()

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "measurement": LEAVES | {"hub"},
     "comparison": LEAVES | {"hub", "measurement"},
     "plots": set(),
+    "tuning": {"config", "evaluation", "experiment", "training"},
     "experiment": LEAVES | {"measurement", "training", "hub"},
     "benchmark": LEAVES | {"training"},
     "__init__": set(),

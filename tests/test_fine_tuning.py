@@ -93,6 +93,30 @@ def test_adapters_of_peft_are_trained_by_the_same_loop(root, tmp_path, tuner, ru
     )
 
 
+@pytest.mark.parametrize("tuner", ["lora", "ilora"])
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        (["--adapter.trainable_token_indices=[5, 7]"], [5, 7]),
+        (
+            ["--adapter.modules_to_save=[embed_tokens]", "--adapter.ensure_weight_tying=true"],
+            range(1, 62),  # all but padding
+        ),
+    ],
+)
+def test_an_adapter_carries_rows_of_the_item_table(root, tmp_path, run, tuner, settings, rows):
+    results = run(root / f"{tuner}.yaml", tmp_path / "rows", *settings)
+    assert results["validation"]["metrics"]["ndcg@10"] == pytest.approx(
+        results["training"]["best_metric"], abs=1e-12
+    )
+    adapted = load_model(tmp_path / "rows" / "adapter")
+    base = load_model(root / "base" / "model")
+    changed = (adapted.read_head()[0] != base.read_head()[0]).any(dim=1).nonzero()[:, 0]
+    assert set(changed.tolist()) == set(rows)
+    looked_up = [model.get_input_embeddings()(torch.arange(62)) for model in (adapted, base)]
+    assert set((looked_up[0] != looked_up[1]).any(dim=1).nonzero()[:, 0].tolist()) == set(rows)
+
+
 def test_full_fine_tuning_begins_with_the_base_model(root, tmp_path, run):
     results = run(root / "full.yaml", tmp_path / "full", "--training.learning_rate=1e-12")
     base = load_file(root / "base" / "model" / "model.safetensors")

@@ -147,6 +147,12 @@ def render_summary(results: dict[str, Any]) -> str:
         for name, share in results["share_of_best"].items()
         if name in metrics
     ]
+    if experts := results.get("experts"):
+        means = ", ".join(f"{mean:.2f}" for mean in experts["mean"])
+        lines.append(
+            f"experts: mean gate weights {means}; knowing the user tells "
+            f"{experts['information_bits']:.3f} bits about the expert"
+        )
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")
     return "\n".join(lines)

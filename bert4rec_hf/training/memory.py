@@ -190,7 +190,9 @@ def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> in
         return imitation.requires_grad_(tensor.requires_grad)
 
     model.train()
-    with FakeTensorMode(), accelerator.autocast(), saved_tensors_hooks(save, lambda kept: kept):
+    # A tuner may hold a table that no module of the model shows.
+    faking = FakeTensorMode(allow_non_fake_inputs=True)
+    with faking, accelerator.autocast(), saved_tensors_hooks(save, lambda kept: kept):
         state = {name: imitate(weight) for name, weight in model.named_parameters()}
         state |= {name: imitate(buffer) for name, buffer in model.named_buffers()}
         inputs = {

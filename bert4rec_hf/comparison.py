@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from torch import nn
 
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
@@ -152,10 +153,15 @@ def measure_run(
     Returns:
         What a results file says of it, and everything.
     """
-    model = accelerator.prepare_model(load_model(folder), evaluation_mode=True).eval()
     popularity = count_popularity(dataset.train, dataset.vocab_size)
     test = dataset.test
-    evaluation = evaluate_in_detail(ModelScorer(model), test, test.targets, config, popularity)
+
+    def evaluate(model: nn.Module) -> Evaluation:
+        scorer = ModelScorer(accelerator.prepare_model(model, evaluation_mode=True).eval())
+        return evaluate_in_detail(scorer, test, test.targets, config, popularity)
+
+    model = load_model(folder)
+    evaluation = evaluate(model)
     results, ranks = read_results(folder), evaluation.ranks
     training = results["experiment"]["training"]
     metric = training["metric"]
@@ -178,6 +184,9 @@ def measure_run(
             each: gates[torch.as_tensor(chosen)].mean(dim=0).tolist()
             for each, chosen in groups.items()
         }
+        # What is lost if all users are mixed as they are on average.
+        merged = model.merge_and_unload(gate_weights=gates.mean(dim=0))
+        summary["mean_gate_metrics"] = evaluate(merged).metrics
     return summary, evaluation
 
 

@@ -18,8 +18,8 @@ def plot_comparison(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # an extra, and not needed to train
 
     mixed = {name: runs[0] for name, runs in results["runs"].items() if "gates" in runs[0]}
-    # A constant gate is the same for all segments and says nothing.
-    mixed = {name: run for name, run in mixed.items() if run["experts"]["information_bits"] > 0}
+    # A constant gate is the same for all segments and says nothing; but for rounding, it tells 0.
+    mixed = {name: run for name, run in mixed.items() if run["experts"]["information_bits"] > 1e-6}
     figure = Figure(figsize=(5 + 4.5 * len(mixed), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(mixed), squeeze=False)[0]
     names = list(results["runs"])

@@ -9,6 +9,9 @@ from accelerate import Accelerator
 
 from bert4rec_hf.comparison import compare_folders, group_runs
 from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation.metrics import compute_metrics
+from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.hub.comparison_card import render_comparison, render_comparison_card
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.measurement import read_gates
@@ -78,6 +81,20 @@ def test_segments_and_gates_are_told_apart(root, folders, comparison):
     gates = read_gates(load_model(folders[3]).eval(), load_prepared(root / "later").test)
     expected = gates[torch.arange(len(gates)) % 2 == 1].mean(dim=0).tolist()
     assert run["gates"]["odd"] == pytest.approx(expected)
+
+
+def test_what_the_gate_adds_is_told_by_a_merge_under_its_mean(root, folders, comparison):
+    (run, _) = comparison["runs"][f"{root.name}-ilora"]
+    test = load_prepared(root / "later").test
+    model = load_model(folders[3]).eval()
+    mean = read_gates(model, test).mean(dim=0)
+    # The same without a merge: the gate outputs the mean whatever it sees.
+    gate = model.base_model.encoder.history_gates.ilora_gate["default"]
+    torch.nn.init.zeros_(gate.weight)
+    gate.bias.data = mean.log()
+    ranking = rank_histories(ModelScorer(model), test, test.targets, EvaluationConfig(ks=[10]))
+    expected = compute_metrics(ranking.ranks, [10])
+    assert run["mean_gate_metrics"]["ndcg@10"] == pytest.approx(expected["ndcg@10"])
 
 
 def test_the_card_tells_all_experiments_and_how_sure_the_differences_are(root, comparison):

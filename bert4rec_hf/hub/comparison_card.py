@@ -46,6 +46,18 @@ def render_comparison_card(name: str, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def render_comparisons(comparisons: dict[str, dict[str, Any]]) -> str:
+    """Tables for the README, each with a link to its card.
+
+    Args:
+        comparisons: Contents of results files by name.
+    """
+    return "\n\n".join(
+        f"[{name}](model_cards/{name}.md), on test:\n\n{render_comparison(results)}"
+        for name, results in comparisons.items()
+    )
+
+
 def describe_differences(results: dict[str, Any]) -> list[str]:
     """Say of each experiment whether it is better, worse or not to be told apart."""
     lines = []
@@ -77,6 +89,7 @@ def render_segments(results: dict[str, Any]) -> list[str]:
 def render_experts(results: dict[str, Any]) -> list[str]:
     """A table of how each iLoRA run mixes its experts; nothing if there is none."""
     heading = ["run", "bits a user tells", "experts per user", "mean weights", "deviation"]
+    heading += ["NDCG@10", "with the mean weights for all"]
     rows = []
     for name, runs in results["runs"].items():
         for run in runs:
@@ -87,7 +100,8 @@ def render_experts(results: dict[str, Any]) -> list[str]:
                 )
                 rows.append(
                     f"| {name}, seed {run['seed']} | {experts['information_bits']:.3f} | "
-                    f"{experts['effective_experts']:.2f} | {mean} | {deviation} |"
+                    f"{experts['effective_experts']:.2f} | {mean} | {deviation} | "
+                    f"{run['metrics']['ndcg@10']:.4f} | {run['mean_gate_metrics']['ndcg@10']:.4f} |"
                 )
     return ["## Experts", "", *_table_head(heading), *rows, ""] if rows else []
 

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, TorchDynamoPlugin
+from accelerate.utils import (
+    DistributedType,
+    LoggerType,
+    TorchDynamoPlugin,
+    parse_flag_from_env,
+)
 from peft import PeftConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
@@ -278,8 +284,34 @@ def build_accelerator(experiment: Experiment, output: Path) -> Accelerator:
         # The launcher's default, static shapes, would compile anew for each number of items.
         dynamo_plugin=TorchDynamoPlugin(dynamic=experiment.data.pad_to_multiple_of == 1),
     )
+    check_launch(accelerator)
     share_cores(accelerator)
     return accelerator
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse to run otherwise than was asked for, which accelerate does without a word.
+
+    Raises:
+        ValueError: FSDP or several processes were asked for, and there is nothing of it.
+    """
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        found = accelerator.distributed_type
+        if found != DistributedType.FSDP:
+            raise ValueError(
+                f"FSDP was asked for, and accelerate runs {found.value} on "
+                f"{accelerator.device.type}, as it shards over GPUs only; leave --use_fsdp out"
+            )
+    launcher = psutil.Process().parent()
+    words = [part for word in launcher.cmdline() for part in word.split("=", 1)] if launcher else []
+    if "--num_processes" in words[:-1]:
+        asked = words[words.index("--num_processes") + 1]
+        if accelerator.num_processes == 1 and asked != "1":
+            raise ValueError(
+                f"--num_processes {asked} was asked for, and accelerate started one, as it does "
+                "with --cpu; write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
+                f"--num_processes {asked} …"
+            )
 
 
 def share_cores(accelerator: Accelerator) -> None:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +292,24 @@ def test_a_tracker_that_is_not_installed_is_refused(config, monkeypatch):
     monkeypatch.setattr("bert4rec_hf.experiment.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(ValueError, match="names wandb, which is not installed; pip install wandb"):
         load_experiment(config, ["--training.trackers", "[tensorboard, wandb]"])
+
+
+def test_sharding_that_accelerate_would_leave_out_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP was asked for, and accelerate runs NO on cpu"):
+        build_accelerator(load_experiment(config), tmp_path)
+
+
+def test_processes_that_accelerate_would_leave_out_are_refused(config, tmp_path):
+    """`--cpu` starts one process, however many are asked for."""
+    flags = ["--quiet", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags]
+    command += [str(ROOT / "scripts" / "train.py"), str(config), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "--num_processes 2 was asked for, and accelerate started one" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

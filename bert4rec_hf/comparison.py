@@ -200,14 +200,16 @@ def find_differences(
         others: (seeds, histories) of the other.
         config: The metrics, and how often users are drawn.
     """
+    metrics = [(name, k) for name in METRICS for k in config.ks]
+    gains = (
+        np.stack([user_gains(torch.as_tensor(each), name, k) for name, k in metrics])
+        for each in (ranks, others)
+    )
+    num_samples = 10 * config.num_bootstrap_samples
+    found = paired_bootstrap(*gains, num_samples=num_samples, seed=config.seed)
     return {
-        f"{name}@{k}": paired_bootstrap(
-            *(user_gains(torch.as_tensor(each), name, k) for each in (ranks, others)),
-            num_samples=10 * config.num_bootstrap_samples,
-            seed=config.seed,
-        )._asdict()
-        for name in METRICS
-        for k in config.ks
+        f"{name}@{k}": difference._asdict()
+        for (name, k), difference in zip(metrics, found, strict=True)
     }
 
 

@@ -21,52 +21,55 @@ class PairedDifference(NamedTuple):
 
 def paired_bootstrap(
     first: np.ndarray, second: np.ndarray, *, num_samples: int = 10_000, seed: int = 0
-) -> PairedDifference:
+) -> list[PairedDifference]:
     """Compare two models on the same users, by drawing users and seeds anew.
 
     In each sample both have the same users, drawn with replacement; and each has seeds drawn from
     its own, so that luck with seeds counts as luck. With one seed each, only users are drawn.
 
-    >>> paired_bootstrap(np.ones((1, 64)), np.zeros((1, 64)), num_samples=100)
-    PairedDifference(difference=1.0, interval=(1.0, 1.0), p_value=0.01)
+    >>> paired_bootstrap(np.ones((1, 1, 64)), np.zeros((1, 1, 64)), num_samples=100)
+    [PairedDifference(difference=1.0, interval=(1.0, 1.0), p_value=0.01)]
 
     Args:
-        first: (seeds, histories) what each history adds to the metric, see `user_gains`.
-        second: (seeds, histories) of the other; the number of seeds may differ.
+        first: (metrics, seeds, histories) what each history adds to a metric, see `user_gains`.
+        second: (metrics, seeds, histories) of the other; the number of seeds may differ.
         num_samples: Times everything is drawn anew.
         seed: Of the drawing.
+
+    Returns:
+        One difference per metric.
 
     Raises:
         ValueError: The histories are not the same number.
     """
-    if first.shape[1] != second.shape[1]:
+    if first.shape[2] != second.shape[2]:
         raise ValueError(
             "a paired comparison needs the same histories for both, got "
-            f"{first.shape[1]} and {second.shape[1]}"
+            f"{first.shape[2]} and {second.shape[2]}"
         )
     generator = np.random.default_rng(seed)
-    num_users = first.shape[1]
+    num_users = first.shape[2]
     shares = np.full(num_users, 1 / num_users)
     at_once = max(1, COUNTS_AT_ONCE // num_users)
-    differences = []
+    parts = []
     for start in range(0, num_samples, at_once):
         size = min(at_once, num_samples - start)
         users = generator.multinomial(num_users, shares, size=size) / num_users
-        means = [
-            (users @ gains.T * _draw_seeds(len(gains), size, generator)).sum(axis=1)
-            for gains in (first, second)
-        ]
-        differences.append(means[0] - means[1])
-    samples = np.concatenate(differences)
+        means = []
+        for gains in (first, second):
+            num_seeds = gains.shape[1]
+            even = np.full(num_seeds, 1 / num_seeds)
+            seeds = generator.multinomial(num_seeds, even, size=size) / num_seeds
+            by_seed = gains @ users.T  # (metrics, seeds, samples)
+            means.append((by_seed * seeds.T).sum(axis=1))
+        parts.append(means[0] - means[1])
+    samples = np.concatenate(parts, axis=1)
+    differences = first.mean(axis=(1, 2)) - second.mean(axis=(1, 2))
+    return [_judge(*pair) for pair in zip(differences, samples, strict=True)]
+
+
+def _judge(difference: float, samples: np.ndarray) -> PairedDifference:
     tail = min((samples <= 0).mean(), (samples >= 0).mean())
     low, high = np.quantile(samples, [0.025, 0.975]).tolist()
-    return PairedDifference(
-        difference=float(first.mean() - second.mean()),
-        interval=(low, high),
-        p_value=float(min(1.0, max(2 * tail, 1 / num_samples))),
-    )
-
-
-def _draw_seeds(num_seeds: int, size: int, generator: np.random.Generator) -> np.ndarray:
-    """(size, seeds) share of each seed in each sample."""
-    return generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size) / num_seeds
+    p_value = float(min(1.0, max(2 * tail, 1 / len(samples))))
+    return PairedDifference(float(difference), (low, high), p_value)

@@ -5,13 +5,19 @@ from scipy import stats
 from bert4rec_hf.evaluation.significance import paired_bootstrap
 
 
+def compare(first, second):
+    """By one metric."""
+    (found,) = paired_bootstrap(first[None], second[None])
+    return found
+
+
 def draw(shape, mean, seed):
     return np.random.default_rng(seed).normal(mean, 1, shape)
 
 
 def test_one_seed_each_agrees_with_a_paired_t_test():
     first, second = draw((1, 301), 0.1, 0), draw((1, 301), 0.0, 1)
-    ours = paired_bootstrap(first, second)
+    ours = compare(first, second)
     theirs = stats.ttest_rel(first[0], second[0])
     assert ours.difference == pytest.approx(first.mean() - second.mean())
     assert ours.p_value == pytest.approx(theirs.pvalue, abs=0.02)
@@ -21,7 +27,7 @@ def test_one_seed_each_agrees_with_a_paired_t_test():
 def test_users_are_paired():
     """A small difference under a large common part is seen only by those who pair."""
     common, small = draw((1, 97), 0, 2), draw((1, 97), 0.5, 3) / 10
-    ours = paired_bootstrap(common + small, common)
+    ours = compare(common + small, common)
     unpaired = stats.ttest_ind((common + small)[0], common[0])
     assert ours.p_value < 0.01 < 0.5 < unpaired.pvalue
 
@@ -31,7 +37,7 @@ def test_luck_with_seeds_counts_as_luck():
     users = draw((1, 401), 0, 4) / 100
     first = users + np.array([[1.0], [-1.2], [0.9], [-0.4]])
     second = users + np.array([[-0.8], [1.0], [-0.9]])
-    ours = paired_bootstrap(first, second)
+    ours = compare(first, second)
     assert ours.p_value > 0.3
     low, high = ours.interval
     assert low < -0.5 < 0.5 < high
@@ -39,9 +45,15 @@ def test_luck_with_seeds_counts_as_luck():
 
 def test_equal_models_do_not_differ():
     gains = draw((2, 53), 0, 5)
-    assert paired_bootstrap(gains[:1], gains[:1]) == (0.0, (0.0, 0.0), 1.0)
+    assert compare(gains[:1], gains[:1]) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_other_histories_are_refused():
     with pytest.raises(ValueError, match="needs the same histories for both, got 5 and 6"):
-        paired_bootstrap(np.zeros((1, 5)), np.zeros((1, 6)))
+        compare(np.zeros((1, 5)), np.zeros((1, 6)))
+
+
+def test_each_metric_is_compared_as_if_alone():
+    first, second = draw((3, 2, 97), 0.1, 6), draw((3, 4, 97), 0, 7)
+    together = paired_bootstrap(first, second)
+    assert together == [compare(*pair) for pair in zip(first, second, strict=True)]

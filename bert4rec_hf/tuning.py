@@ -26,7 +26,7 @@ from bert4rec_hf.experiment import (
     load_experiment,
     train_experiment,
 )
-from bert4rec_hf.training.run_folder import flatten
+from bert4rec_hf.training.run_folder import describe_changes, flatten
 
 if TYPE_CHECKING:  # an extra, and not needed to train
     import optuna
@@ -219,15 +219,8 @@ def open_study(search: Search, output: Path) -> "optuna.Study":
         load_if_exists=True,
     )
     before = study.user_attrs.get("settings", settings)
-    changed = [
-        f"{name} was {before.get(name)} and is {settings.get(name)}"
-        for name in sorted(before.keys() | settings.keys())
-        if before.get(name) != settings.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"{output} has another search, as {'; '.join(changed)}; choose another --output"
-        )
+    if changes := describe_changes(before, settings):
+        raise ValueError(f"{output} has another search, as {changes}; choose another --output")
     study.set_user_attr("settings", settings)
     return study
 

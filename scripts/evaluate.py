@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from bert4rec_hf.comparison import compare_folders
-from bert4rec_hf.experiment import share_cores
 from bert4rec_hf.hub.card import render_summary
 from bert4rec_hf.hub.comparison_card import render_comparison
 from bert4rec_hf.measurement import evaluate_folder
+from bert4rec_hf.training.launch import share_cores
 
 
 def measure(

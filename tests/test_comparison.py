@@ -155,20 +155,17 @@ def test_an_unknown_experiment_to_compare_with_is_refused(root, folders):
         )
 
 
-def test_users_without_a_segment_are_named(root, folders, tmp_path):
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("segment", "has no segment for 150 users of the test, the first is"),
+        ("kind", "must have the columns user and segment, got"),
+    ],
+)
+def test_segments_that_leave_users_out_are_refused(root, folders, tmp_path, column, message):
     path = tmp_path / "segments.csv"
-    path.write_text("user,segment\nnobody,few\n")
-    with pytest.raises(ValueError, match="has no segment for 150 users of the test, the first is"):
-        compare_folders(
-            folders[:1],
-            root / "later",
-            SETTINGS,
-            Accelerator(cpu=True),
-            against=f"{root.name}-lora",
-            segments=path,
-        )
-    path.write_text("user,kind\nnobody,few\n")
-    with pytest.raises(ValueError, match="must have the columns user and segment, got"):
+    path.write_text(f"user,{column}\nnobody,few\n")
+    with pytest.raises(ValueError, match=message):
         compare_folders(
             folders[:1],
             root / "later",

@@ -31,14 +31,9 @@ def open_output(
         raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
     if is_resumed:
         before, now = flatten(json.loads(path.read_text())), flatten(identity)
-        changed = [
-            f"{name} was {before.get(name)} and is {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
+        if changes := describe_changes(before, now):
             raise ValueError(
-                f"{output} cannot be resumed, as {'; '.join(changed)}; go back to what it was, or "
+                f"{output} cannot be resumed, as {changes}; go back to what it was, or "
                 "choose another --output"
             )
     accelerator.wait_for_everyone()
@@ -48,6 +43,15 @@ def open_output(
         (output / "experiment.yaml").write_text(settings, encoding="utf-8")
         path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
+
+
+def describe_changes(before: dict[str, str], now: dict[str, str]) -> str:
+    """Say which settings differ, and how; empty if none does."""
+    return "; ".join(
+        f"{name} was {before.get(name)} and is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from filelock import FileLock
 from huggingface_hub.dataclasses import strict
 
 from bert4rec_hf.config import build_section, override, read_yaml
@@ -175,7 +176,8 @@ def run_search(search: Search, output: Path) -> dict[str, Any]:
     import optuna
 
     output.mkdir(parents=True, exist_ok=True)
-    study = open_study(search, output)
+    with FileLock(output / ".lock"):  # two that begin at once would both make the tables
+        study = open_study(search, output)
 
     def try_one(trial: optuna.Trial) -> float:
         values = {name: each.suggest(name, trial) for name, each in search.ranges.items()}
@@ -209,9 +211,6 @@ def open_study(search: Search, output: Path) -> "optuna.Study":
     study = optuna.create_study(
         study_name=search.name,
         storage=storage,
-        sampler=optuna.samplers.TPESampler(
-            n_startup_trials=config.num_startup_trials, seed=config.seed, constant_liar=True
-        ),
         pruner=optuna.pruners.MedianPruner(
             config.num_startup_trials, n_warmup_steps=config.num_warmup_looks
         ),
@@ -222,6 +221,14 @@ def open_study(search: Search, output: Path) -> "optuna.Study":
     if changes := describe_changes(before, settings):
         raise ValueError(f"{output} has another search, as {changes}; choose another --output")
     study.set_user_attr("settings", settings)
+    # Workers of one seed would all draw the same, as would one that goes on.
+    num_workers = study.user_attrs.get("workers", 0)
+    study.set_user_attr("workers", num_workers + 1)
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=config.num_startup_trials,
+        seed=config.seed + num_workers,
+        constant_liar=True,
+    )
     return study
 
 

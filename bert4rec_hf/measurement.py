@@ -20,7 +20,7 @@ from bert4rec_hf.evaluation.experts import describe_experts
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
-from bert4rec_hf.hub.model_folder import find_base, load_model
+from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model
 from bert4rec_hf.tuners import ILoraModel
 
 
@@ -126,6 +126,7 @@ def check_vocabulary(folder: Path, dataset: PreparedDataset) -> None:
     Raises:
         ValueError: The vocabularies differ.
     """
+    check_model_folder(folder)
     theirs = vocabulary_fingerprint(AutoTokenizer.from_pretrained(folder))
     if theirs != dataset.vocabulary_fingerprint:
         raise ValueError(

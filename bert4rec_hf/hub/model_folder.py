@@ -4,6 +4,7 @@ Both are written here and loaded here, so that all who take a folder take either
 """
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -41,15 +42,34 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def check_model_folder(name: str | Path) -> None:
+    """Refuse what can be neither a folder of a model or adapter nor a name of a hub.
+
+    Raises:
+        ValueError: It is so.
+    """
+    wrote = "name one that scripts/train.py wrote, such as runs/…/model"
+    if Path(name).is_dir():
+        if not any(
+            (Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")
+        ):
+            raise ValueError(
+                f"{name} is no model folder, it has neither config.json nor adapter_config.json; "
+                f"{wrote}"
+            )
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        raise ValueError(f"there is no folder {name}; {wrote}")
+
+
 def find_base(name: str | Path) -> str | None:
-    """Tell the base model of an adapter; None for a folder, or a name of a hub, of a model."""
+    """Tell the base model of an adapter; None for a folder, or a name of a hub, of a model.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    check_model_folder(name)
     path = cached_file(name, "adapter_config.json", _raise_exceptions_for_missing_entries=False)
     return PeftConfig.from_pretrained(name).base_model_name_or_path if path else None
-
-
-def load_base(name: str | Path) -> BERT4RecForMaskedItemModeling:
-    """Load the base model of an adapter by itself."""
-    return BERT4RecForMaskedItemModeling.from_pretrained(find_base(name))
 
 
 def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
@@ -62,8 +82,9 @@ def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
     if base is None:
         return BERT4RecForMaskedItemModeling.from_pretrained(name)
     try:
+        check_model_folder(base)
         model = BERT4RecForMaskedItemModeling.from_pretrained(base)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is an adapter for the base model {base!r}, which cannot be loaded: {error}; "
             "name it by base_model_name_or_path in adapter_config.json"

@@ -86,3 +86,17 @@ def test_a_truncated_model_is_named(folders, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, broken, "--dataset", dataset)
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/none/model", "there is no folder {here}/runs/none/model; name one that"),
+        ("empty", "empty is no model folder, it has neither config.json nor adapter_config.json"),
+    ],
+)
+def test_what_is_no_model_folder_is_named(folders, tmp_path, monkeypatch, capsys, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / name, "--dataset", folders[1])
+    assert message.format(here=tmp_path) in capsys.readouterr().err

@@ -12,7 +12,8 @@ from typing import Any
 from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
-from bert4rec_hf.plots import plot_comparison
+from bert4rec_hf.hub.study_card import render_study_card
+from bert4rec_hf.plots import plot_comparison, plot_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +61,11 @@ def main() -> None:
         card = ROOT / "model_cards" / f"{name}.md"
         card.write_text(render_comparison_card(name, comparison), encoding="utf-8")
         plot_comparison(comparison, card.with_suffix(".png"))
+        print(card.relative_to(ROOT))
+    for name, study in read_folder(ROOT / "model_cards" / "results" / "studies").items():
+        card = ROOT / "model_cards" / f"{name}.md"
+        card.write_text(render_study_card(name, study), encoding="utf-8")
+        plot_study(study, card.with_suffix(".png"))
         print(card.relative_to(ROOT))
     benchmarks = ROOT / "model_cards" / "benchmarks.md"
     benchmarks.write_text(render_benchmarks(ROOT / "model_cards" / "results" / "benchmarks"))

@@ -10,6 +10,7 @@ import yaml
 
 from bert4rec_hf import tuning
 from bert4rec_hf.experiment import load_experiment
+from bert4rec_hf.hub.study_card import render_study_card
 from bert4rec_hf.plots import plot_study
 from bert4rec_hf.tuning import load_search, open_study, run_search
 
@@ -53,6 +54,11 @@ def test_a_study_tries_keeps_the_best_and_says_what_matters(write, tmp_path, roo
     assert results["dataset_fingerprint"]
     assert results["commit"]
     assert json.loads((output / "study.json").read_text()) == json.loads(json.dumps(results))
+    card = render_study_card("tune", results)
+    assert (
+        f"the best, trial {results['best']['number']}, has {results['best']['value']:.4f}" in card
+    )
+    assert "| training.learning_rate | 0.0001 to 0.1, logarithmic |" in card
     plot_study(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -79,7 +79,7 @@ def render_segments(results: dict[str, Any]) -> list[str]:
     segments = results["segments"]
     metric = next(iter(results["runs"].values()))[0]["experiment"]["training"]["metric"]
     heading = ["experiment", *(f"{name} ({count:,})" for name, count in segments.items())]
-    lines = [f"## {metric} by segment of users (number of users)", "", *_table_head(heading)]
+    lines = [f"## {metric} by segment of users (number of users)", "", *table_head(heading)]
     for name, runs in results["runs"].items():
         means = [statistics.fmean(run["segments"][segment] for run in runs) for segment in segments]
         lines.append(f"| {name} | {' | '.join(f'{mean:.4f}' for mean in means)} |")
@@ -103,7 +103,7 @@ def render_experts(results: dict[str, Any]) -> list[str]:
                     f"{experts['effective_experts']:.2f} | {mean} | {deviation} | "
                     f"{run['metrics']['ndcg@10']:.4f} | {run['mean_gate_metrics']['ndcg@10']:.4f} |"
                 )
-    return ["## Experts", "", *_table_head(heading), *rows, ""] if rows else []
+    return ["## Experts", "", *table_head(heading), *rows, ""] if rows else []
 
 
 def render_runs(results: dict[str, Any]) -> list[str]:
@@ -128,7 +128,8 @@ def render_runs(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table_head(heading: Sequence[str]) -> list[str]:
+def table_head(heading: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
     return [f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -208,6 +209,15 @@ def override(sections: dict[str, dict[str, Any]], arguments: Sequence[str]) -> N
             sections.setdefault(section, {})[setting] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--{name} has the value {value!r}, which is not YAML") from error
+
+
+def to_arguments(settings: dict[str, Any]) -> list[str]:
+    """Write settings as a command line that `override` reads.
+
+    >>> to_arguments({"training.trackers": ["wandb"], "model.norm_first": True})
+    ['--training.trackers=["wandb"]', '--model.norm_first=true']
+    """
+    return [f"--{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
 def unknown_name(name: str, owner: str, known: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bert4rec_hf.evaluation.scaling_laws import MEASURES, abscissa, read_law
+
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 
 
@@ -66,3 +68,40 @@ def plot_study(results: dict[str, Any], path: Path) -> None:
         axis.set_xlabel(name)
     others[0].set_ylabel("on validation")
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def plot_scaling(results: dict[str, Any], path: Path) -> None:
+    """Draw loss and NDCG@10 over encoder parameters and over training operations, with their laws.
+
+    Args:
+        results: As `run_scaling` returns them.
+        path: The picture to write.
+    """
+    from matplotlib.figure import Figure  # an extra, and not needed to train
+
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    rows = figure.subplots(2, 2, sharey="row")
+    budgets = sorted({point["max_steps"] for point in results["points"]})
+    for axes, measure in zip(rows, MEASURES, strict=True):
+        for axis, name in zip(axes, ("encoder", "compute"), strict=True):
+            for color, budget in zip(COLORS, budgets, strict=False):
+                runs = [point for point in results["points"] if point["max_steps"] == budget]
+                x = [abscissa(point, name) for point in runs]
+                values = [point["test"][measure] for point in runs]
+                axis.plot(x, values, "o", color=color, alpha=0.6, label=f"{budget:,} steps")
+            for law in results["laws"]:
+                if (law["measure"], law["of"]) == (measure, [name]):
+                    x = np.geomspace(*_ends(results["points"], name), 100)
+                    axis.plot(x, read_law(law).predict(x[:, None])[0], color="black", lw=1)
+            axis.set_xscale("log")
+            axis.set_xlabel(
+                {"encoder": "encoder parameters", "compute": "training operations"}[name]
+            )
+        axes[0].set_ylabel({"loss": "cross-entropy on test"}.get(measure, "NDCG@10 on test"))
+    rows[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _ends(points: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    values = [abscissa(point, name) for point in points]
+    return min(values), max(values)

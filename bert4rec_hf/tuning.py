@@ -5,7 +5,6 @@ A trial is a run of the experiment that looks at validation only.
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from huggingface_hub.dataclasses import strict
 
-from bert4rec_hf.config import build_section, override, read_yaml
+from bert4rec_hf.config import build_section, override, read_yaml, to_arguments
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.experiment import (
     Experiment,
@@ -27,7 +26,7 @@ from bert4rec_hf.experiment import (
     load_experiment,
     train_experiment,
 )
-from bert4rec_hf.training.run_folder import describe_changes, flatten
+from bert4rec_hf.training.run_folder import describe_changes, flatten, write_whole
 
 if TYPE_CHECKING:  # an extra, and not needed to train
     import optuna
@@ -119,8 +118,7 @@ class Search:
         Raises:
             ValueError: The experiment has no such setting, or it cannot have such a value.
         """
-        settings = self.fixed | values
-        arguments = [f"--{name}={json.dumps(value)}" for name, value in settings.items()]
+        arguments = to_arguments(self.fixed | values)
         return load_experiment(Path(self.study.experiment), arguments)
 
 
@@ -311,10 +309,3 @@ def describe_trial(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
         "best_step": trial.user_attrs.get("best_step"),
         "seconds": trial.duration.total_seconds() if trial.duration else None,
     }
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside and rename, as several workers write the same file."""
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -7,17 +7,20 @@ import yaml
 
 from bert4rec_hf.experiment import build_config, build_model, load_experiment
 from bert4rec_hf.modeling import OBJECTIVES
+from bert4rec_hf.scaling import load_scaling
 from bert4rec_hf.tuning import load_search
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")
 SEARCHES = [path for path in FILES if path.stem.startswith("tune")]
-EXPERIMENTS = [path for path in FILES if path not in SEARCHES]
+SCALINGS = [path for path in FILES if path.stem.startswith("scaling")]
+EXPERIMENTS = [path for path in FILES if path not in SEARCHES + SCALINGS]
 
 
 def test_the_list_is_not_empty():
     assert CONFIGS / "synthetic" / "bert4rec.yaml" in EXPERIMENTS
     assert CONFIGS / "ml100k" / "tune.yaml" in SEARCHES
+    assert CONFIGS / "beauty" / "scaling.yaml" in SCALINGS
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -63,4 +66,20 @@ def test_a_search_is_one_of_settings_that_the_experiment_has(path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     assert load_search(path).ranges
     command = f"python scripts/tune.py configs/{path.relative_to(CONFIGS)} --output"
+    assert command in path.read_text()
+
+
+@pytest.mark.parametrize("path", SCALINGS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_study_of_scale_has_five_sizes_over_two_orders_of_magnitude(path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    study = load_scaling(path)
+    encoders = []
+    for run in study.runs():
+        with torch.device("meta"):
+            encoders.append(build_model(study.build(run), vocab_size=101).model.layers)
+    sizes = {sum(weight.numel() for weight in layers.parameters()) for layers in encoders}
+    assert len(sizes) >= 5
+    assert max(sizes) > 100 * min(sizes)
+    assert len(study.config.seeds) >= 3
+    command = f"python scripts/scale.py configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()

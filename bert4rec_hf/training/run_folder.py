@@ -1,6 +1,7 @@
 """The folder of a run: made once, and gone on with only by the same run."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,10 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = str(value)
     return flat
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write aside and rename, as several workers may write the same file."""
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bert4rec_hf.evaluation.scaling_laws import MEASURES, abscissa, read_law
+from bert4rec_hf.hub.report import VARIED, configurations
 
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 
@@ -105,3 +106,30 @@ def plot_scaling(results: dict[str, Any], path: Path) -> None:
 def _ends(points: list[dict[str, Any]], name: str) -> tuple[float, float]:
     values = [abscissa(point, name) for point in points]
     return min(values), max(values)
+
+
+def plot_configurations(results: dict[str, Any], path: Path) -> None:
+    """Draw throughput and peak memory of each configuration of a benchmark.
+
+    Args:
+        results: As `scripts/benchmark.py` writes them.
+        path: The picture to write.
+    """
+    from matplotlib.figure import Figure  # an extra, and not needed to train
+
+    rows = list(configurations(results))
+    settings = [contestant["settings"] for contestant, _ in rows]
+    names = [", ".join(str(each.get(name, "none")) for name in VARIED) for each in settings]
+    adapters = list(dict.fromkeys(each.get("adapter", "none") for each in settings))
+    colors = [COLORS[adapters.index(each.get("adapter", "none"))] for each in settings]
+    figure = Figure(figsize=(10, 1.2 + 0.3 * len(rows)), layout="constrained")
+    fast, lean = figure.subplots(1, 2, sharey=True)
+    rates = np.array([row["histories_per_second"] for _, row in rows])
+    low, median, high = rates.T
+    fast.barh(names, median, xerr=[median - low, high - median], color=colors)
+    fast.set_xlabel("histories per second; lines from quartile to quartile")
+    lean.barh(names, [row["peak_memory_bytes"] / 1e6 for _, row in rows], color=colors)
+    lean.set_xlabel("peak MB")
+    fast.set_title(", ".join(VARIED), loc="left", fontsize=9)
+    fast.invert_yaxis()
+    figure.savefig(path, dpi=120, metadata={"Software": None})

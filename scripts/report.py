@@ -6,16 +6,23 @@ pip install -e ".[plots]" && python scripts/report.py
 import argparse
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
+from bert4rec_hf.hub.report import is_drawn, render_report
+from bert4rec_hf.hub.scaling_card import render_scaling_card
 from bert4rec_hf.hub.study_card import render_study_card
-from bert4rec_hf.plots import plot_comparison, plot_study
+from bert4rec_hf.plots import plot_comparison, plot_configurations, plot_scaling, plot_study
+
+Results = dict[str, dict[str, Any]]
+"""Contents of results files by name."""
 
 ROOT = Path(__file__).parents[1]
+CARDS = ROOT / "model_cards"
 
 BENCHMARKS_HEADING = """# Benchmarks
 
@@ -32,7 +39,7 @@ def render_readme(readme: str, name: str, text: str) -> str:
     return re.sub(marks, lambda found: f"{found[1]}{text}\n{found[2]}", readme, flags=re.DOTALL)
 
 
-def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
+def read_folder(folder: Path) -> Results:
     """Read results files, in the order of their names."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -40,41 +47,57 @@ def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def render_benchmarks(folder: Path) -> str:
-    """Put all benchmarks of a folder one below the other."""
-    sections = [render_markdown(name, results) for name, results in read_folder(folder).items()]
+def render_benchmarks(benchmarks: Results) -> str:
+    """Put all benchmarks one below the other."""
+    sections = [render_markdown(name, results) for name, results in benchmarks.items()]
     return "\n".join([BENCHMARKS_HEADING, *sections])
 
 
+def read_results() -> dict[str, Results]:
+    """Read all results files, by the kind they are of."""
+    folder = ROOT / "model_cards" / "results"
+    kinds = ("scaling", "benchmarks", "comparisons", "studies")
+    return {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
+
+
+def write_cards(
+    results: Results,
+    render: Callable[[str, dict[str, Any]], str],
+    plot: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Write a card for each results file, and its plot."""
+    for name, content in results.items():
+        card = CARDS / f"{name}.md"
+        card.write_text(render(name, content), encoding="utf-8")
+        if plot:
+            plot(content, card.with_suffix(".png"))
+        print(card.relative_to(ROOT))
+
+
 def main() -> None:
-    """Read results, write cards and tables."""
+    """Read results, write cards, report and tables."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    runs = read_folder(ROOT / "model_cards" / "results")
-    for name, results in runs.items():
-        card = ROOT / "model_cards" / f"{name}.md"
-        card.write_text(render_card(results), encoding="utf-8")
-        print(card.relative_to(ROOT))
-    comparisons = read_folder(ROOT / "model_cards" / "results" / "comparisons")
-    for name, comparison in comparisons.items():
-        card = ROOT / "model_cards" / f"{name}.md"
-        card.write_text(render_comparison_card(name, comparison), encoding="utf-8")
-        plot_comparison(comparison, card.with_suffix(".png"))
-        print(card.relative_to(ROOT))
-    for name, study in read_folder(ROOT / "model_cards" / "results" / "studies").items():
-        card = ROOT / "model_cards" / f"{name}.md"
-        card.write_text(render_study_card(name, study), encoding="utf-8")
-        plot_study(study, card.with_suffix(".png"))
-        print(card.relative_to(ROOT))
-    benchmarks = ROOT / "model_cards" / "benchmarks.md"
-    benchmarks.write_text(render_benchmarks(ROOT / "model_cards" / "results" / "benchmarks"))
-    print(benchmarks.relative_to(ROOT))
+    results = read_results()
+    write_cards(results["runs"], lambda _, run: render_card(run))
+    write_cards(results["comparisons"], render_comparison_card, plot_comparison)
+    write_cards(results["studies"], render_study_card, plot_study)
+    write_cards(results["scaling"], render_scaling_card, plot_scaling)
+    for name, benchmark in results["benchmarks"].items():
+        if is_drawn(benchmark):
+            plot_configurations(benchmark, CARDS / f"benchmark-{name}.png")
+    tables = {
+        CARDS / "benchmarks.md": render_benchmarks(results["benchmarks"]),
+        CARDS / "report.md": render_report(**results),
+    }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = render_readme(text, "results", render_results_table(list(runs.values())))
-    text = render_readme(text, "comparisons", render_comparisons(comparisons))
-    readme.write_text(text, encoding="utf-8")
+    text = render_readme(text, "results", render_results_table(list(results["runs"].values())))
+    tables[readme] = render_readme(text, "comparisons", render_comparisons(results["comparisons"]))
+    for path, text in tables.items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def tiny():
         log_spread=1.0,
         max_length=11,
         zipf_exponent=0.7,
+        epoch_histories=106,
         num_histories=53,
     )
     shape = Shape(name="tiny", hidden_size=12, num_layers=2, num_heads=3)

@@ -9,6 +9,11 @@ from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment import load_experiment
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
+from bert4rec_hf.hub.report import is_drawn
+from bert4rec_hf.hub.scaling_card import render_scaling_card
+from bert4rec_hf.hub.study_card import render_study_card
+from bert4rec_hf.scaling import load_scaling
+from bert4rec_hf.tuning import load_search
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,7 +24,15 @@ def read(path):
 
 BENCHMARKS = sorted((ROOT / "model_cards" / "results" / "benchmarks").glob("*.json"))
 COMPARISONS = sorted((ROOT / "model_cards" / "results" / "comparisons").glob("*.json"))
+STUDIES = sorted((ROOT / "model_cards" / "results" / "studies").glob("*.json"))
+SCALINGS = sorted((ROOT / "model_cards" / "results" / "scaling").glob("*.json"))
 RESULTS = sorted((ROOT / "model_cards" / "results").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def report():
+    """What scripts/report.py defines."""
+    return runpy.run_path(str(ROOT / "scripts" / "report.py"))
 
 
 def test_the_list_is_not_empty():
@@ -78,17 +91,62 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
     }
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_committed_search_is_of_a_committed_config_and_says_what_was_found(path, monkeypatch):
+    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    text = card.read_text(encoding="utf-8")
+    assert text == render_study_card(path.stem, results), "run scripts/report.py"
+    assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert not results["commit"].endswith("-dirty")
+    dataset, _, name = path.stem.partition("-")
+    monkeypatch.chdir(ROOT)
+    search = load_search(ROOT / "configs" / dataset / f"{name}.yaml")
+    assert search.describe() == results["search"]
+    done = [trial for trial in results["trials"] if trial["state"] in ("complete", "pruned")]
+    assert len(done) == search.study.num_trials
+    complete = [trial for trial in done if trial["state"] == "complete"]
+    assert results["best"] == max(complete, key=lambda trial: trial["value"])
+
+
+@pytest.mark.parametrize("path", SCALINGS, ids=lambda path: path.stem)
+def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, monkeypatch):
+    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    text = card.read_text(encoding="utf-8")
+    assert text == render_scaling_card(path.stem, results), "run scripts/report.py"
+    assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    dataset, _, name = path.stem.partition("-")
+    monkeypatch.chdir(ROOT)
+    study = load_scaling(ROOT / "configs" / dataset / f"{name}.yaml")
+    assert {key: results[key] for key in study.describe()} == study.describe()
+    points = {(p["size"], p["max_steps"], p["seed"]): p for p in results["points"]}
+    assert points.keys() == {(run.size, run.max_steps, run.seed) for run in study.runs()}
+    assert len({point["dataset_fingerprint"] for point in points.values()}) == 1
+    for point in points.values():
+        assert not point["commit"].endswith("-dirty")
+        assert point["device"]["name"]
+
+
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
-    assert cards - {"benchmarks"} == {path.stem for path in [*RESULTS, *COMPARISONS]}
+    files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS]
+    assert cards - {"benchmarks", "report"} == {path.stem for path in files}
 
 
-def test_the_committed_benchmarks_say_what_was_measured():
-    folder = ROOT / "model_cards" / "results" / "benchmarks"
-    report = runpy.run_path(str(ROOT / "scripts" / "report.py"))
-    expected = report["render_benchmarks"](folder)
-    committed = (ROOT / "model_cards" / "benchmarks.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["benchmarks", "report"])
+def test_the_committed_benchmarks_and_the_report_say_what_was_measured(report, name):
+    results = report["read_results"]()
+    expected = {
+        "benchmarks": lambda: report["render_benchmarks"](results["benchmarks"]),
+        "report": lambda: report["render_report"](**results),
+    }[name]()
+    committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     assert committed == expected, "run scripts/report.py"
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_of_configurations_are_drawn(path):
+    picture = ROOT / "model_cards" / f"benchmark-{path.stem}.png"
+    assert picture.exists() == is_drawn(read(path)), "run scripts/report.py"
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)

@@ -49,8 +49,9 @@ def summarize(records: list[Record], plan: Plan) -> list[Row]:
     Returns:
         One dict per contestant: `label`, `failure`, `trainable_ratio`, `peak_memory_bytes`,
         `warmup_seconds`; lower quartile, median and upper quartile of `histories_per_second`,
-        `items_per_second`, `step_milliseconds` and, if its floor took part, `step_over_floor`; and
-        by base the quartiles of `times_as_fast` and the `share_of_memory`.
+        `items_per_second`, `step_milliseconds`, `epoch_seconds` of the real dataset and, if its
+        floor took part, `step_over_floor`; and by base the quartiles of `times_as_fast` and the
+        `share_of_memory`.
     """
     bases = find_bases(records, plan)
     return [
@@ -63,6 +64,7 @@ def summarize(records: list[Record], plan: Plan) -> list[Row]:
             "histories_per_second": quartiles(rates(record, "histories")),
             "items_per_second": quartiles(rates(record, "items")),
             "step_milliseconds": quartiles(1e3 * seconds(record) / plan.batches),
+            "epoch_seconds": epoch_seconds(record),
             "step_over_floor": compare(find_floor(record, records), record),
             "times_as_fast": {base.label: compare(record, base) for base in bases},
             "share_of_memory": {base.label: share_of_memory(record, base) for base in bases},
@@ -89,6 +91,11 @@ def rates(record: Record, unit: str) -> np.ndarray:
 def quartiles(values: np.ndarray) -> list[float] | None:
     """Lower quartile, median and upper quartile, if there is anything to take them of."""
     return np.quantile(values, [0.25, 0.5, 0.75]).tolist() if len(values) else None
+
+
+def epoch_seconds(record: Record) -> list[float] | None:
+    """Quartiles of what a pass over the real dataset would take at each turn's rate."""
+    return quartiles(record.task.workload.epoch_histories / rates(record, "histories"))
 
 
 def compare(record: Record | None, other: Record | None) -> list[float] | None:

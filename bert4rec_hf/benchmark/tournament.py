@@ -87,6 +87,9 @@ class Record:
     process_memory_bytes: int | None = None
     """On a CPU that of all, libraries included; on a GPU what was allocated there."""
 
+    operations: list[dict[str, Any]] = field(default_factory=list)
+    """What took most of the profiled steps, see summarize_operations."""
+
     turns: list[dict[str, float]] = field(default_factory=list)
     """`seconds`, `histories` and `items` of each round."""
 
@@ -221,6 +224,7 @@ def write_profiles(
             with noting_failure(record):
                 own = folder / re.sub(r"\W+", "-", record.label)
                 processes[record.label].ask(PROFILED_STEPS, mode="profile", folder=str(own))
+                record.operations = json.loads((own / "process-0.json").read_text())
 
 
 @contextmanager

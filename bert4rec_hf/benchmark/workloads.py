@@ -32,6 +32,9 @@ class Workload:
     zipf_exponent: float
     """Popularity of the item in place n is proportional to n ** -zipf_exponent."""
 
+    epoch_histories: int
+    """Those of the real dataset, which a pass over it takes."""
+
     num_histories: int = 50_000
 
 
@@ -79,6 +82,7 @@ WORKLOADS = {
             log_spread=1.1,
             max_length=50,
             zipf_exponent=0.7,
+            epoch_histories=728_719,
         ),
         # MovieLens-1M, where half of the users have rated more than 96 movies.
         Workload(
@@ -89,6 +93,7 @@ WORKLOADS = {
             log_spread=1.14,
             max_length=200,
             zipf_exponent=0.7,
+            epoch_histories=6_040,
             num_histories=6_040,
         ),
     )

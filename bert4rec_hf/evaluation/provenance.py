@@ -49,7 +49,12 @@ def describe_device(device: torch.device) -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
             "has_bf16": torch.cuda.is_bf16_supported(including_emulation=False),
         }
-    return {"type": device.type, "name": _cpu_name(), "threads": torch.get_num_threads()}
+    return {
+        "type": device.type,
+        "name": _cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _cpu_name() -> str:

@@ -63,15 +63,15 @@ def render_sizes(points: Sequence[dict[str, Any]]) -> str:
     rows = {}
     for point in points:
         rows.setdefault((point["max_steps"], point["size"]), []).append(point)
-    head = ["steps", "size", "encoder", "item embeddings", "operations", "s", "cross-entropy"]
+    head = ["steps", "size", "encoder", "item embeddings", "operations", "cross-entropy"]
     return "\n".join(
         [
             *table_head([*head, "HR@10", "NDCG@10"]),
             *(
                 f"| {max_steps:,} | {size} | {runs[0]['parameters']['encoder']:,} | "
                 f"{runs[0]['parameters']['item_embeddings']:,} | {mean_of(runs, 'compute'):.2g} | "
-                f"{mean_of(runs, 'train_seconds'):.0f} | {spread(runs, 'loss', 3)} | "
-                f"{spread(runs, 'hit_rate@10')} | {spread(runs, 'ndcg@10')} |"
+                f"{spread(runs, 'loss', 3)} | {spread(runs, 'hit_rate@10')} | "
+                f"{spread(runs, 'ndcg@10')} |"
                 for (max_steps, size), runs in rows.items()
             ),
         ]
@@ -99,13 +99,13 @@ def describe_held_out(held_out: dict[str, Any]) -> str:
     return f"{held_out['size']}: {guess} predicted, {held_out['seen']:.4f} seen"
 
 
-def render_parts(by_doubling: Sequence[dict[str, Any]]) -> list[str]:
-    """What doubling either part of the parameters alone does."""
+def render_parts(by_doubling: Sequence[dict[str, Any]], level: int = 2) -> list[str]:
+    """What doubling either part of the parameters alone does, under a heading of that level."""
     if not by_doubling:
         return []
     parts = ("encoder", "item_embeddings")
     return [
-        "## Encoder or embeddings",
+        f"{'#' * level} Encoder or embeddings",
         "",
         "Change by doubling one kind of parameters alone, by a linear fit to both logarithms at "
         "the largest budget:",

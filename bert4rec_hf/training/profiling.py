@@ -1,12 +1,15 @@
 """Where the time and the memory of some steps go: a trace to look at and a table to read."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import ProfileKwargs
+from torch.autograd.profiler_util import EventList
 from torch.profiler import profile
 
 logger = logging.getLogger(__name__)
@@ -17,6 +20,9 @@ WARMUP_STEPS = 4
 NUM_OPERATIONS = 40
 """Lines of the table."""
 
+NUM_SUMMARIZED = 10
+"""Operations of the summary."""
+
 
 @contextmanager
 def profile_steps(
@@ -24,8 +30,9 @@ def profile_steps(
 ) -> Iterator[Callable[[], None]]:
     """Profile some of the steps that are taken in this context, after a few to warm up.
 
-    Each process writes `process-<index>.pt.trace.json`, which Perfetto and TensorBoard open, and
-    `process-<index>.txt`, a table of the operations that take most time.
+    Each process writes `process-<index>.pt.trace.json`, which Perfetto and TensorBoard open;
+    `process-<index>.txt`, a table of the operations that take most time; and the same in short as
+    `process-<index>.json`.
 
     Args:
         accelerator: Tells the processes apart.
@@ -49,6 +56,8 @@ def profile_steps(
         path = folder / f"process-{accelerator.process_index}"
         profiler.export_chrome_trace(f"{path}.pt.trace.json")
         path.with_suffix(".txt").write_text(render_operations(profiler), encoding="utf-8")
+        summary = json.dumps(summarize_operations(profiler), indent=2)
+        path.with_suffix(".json").write_text(summary + "\n", encoding="utf-8")
 
     schedule = {"wait": WARMUP_STEPS - 1, "warmup": 1, "active": num_steps, "repeat": 1}
     settings = ProfileKwargs(schedule_option=schedule, on_trace_ready=write, profile_memory=True)
@@ -68,6 +77,26 @@ def render_operations(profiler: profile) -> str:
     Those that took the device longest come first; the CPU, where it was alone.
     """
     operations = profiler.key_averages()
-    has_device = any(operation.self_device_time_total for operation in operations)
-    order = "self_device_time_total" if has_device else "self_cpu_time_total"
+    order = f"self_{slower_side(operations)}_time_total"
     return operations.table(sort_by=order, row_limit=NUM_OPERATIONS, max_name_column_width=80)
+
+
+def summarize_operations(profiler: profile) -> list[dict[str, Any]]:
+    """Name the operations that took most time themselves: their calls, and their share of all."""
+    operations = profiler.key_averages()
+    side = slower_side(operations)
+    times = {each.key: getattr(each, f"self_{side}_time_total") for each in operations}
+    # The profiler's own bracket around a step.
+    times = {name: time for name, time in times.items() if not name.startswith("ProfilerStep")}
+    calls = {each.key: each.count for each in operations}
+    total = sum(times.values())
+    longest = sorted(times, key=times.get, reverse=True)[:NUM_SUMMARIZED]
+    return [
+        {"name": name, "side": side, "calls": calls[name], "time_share": times[name] / total}
+        for name in longest
+    ]
+
+
+def slower_side(operations: EventList) -> str:
+    """Where to look for what takes time: the device, if there was one, else the CPU."""
+    return "device" if any(each.self_device_time_total for each in operations) else "cpu"

@@ -33,6 +33,8 @@ def test_contestants_are_compared_round_by_round(records):
     assert ours["histories_per_second"] == pytest.approx([8.75, 10.5, 12.25])
     assert ours["items_per_second"] == pytest.approx([43.75, 52.5, 61.25])
     assert ours["step_milliseconds"] == pytest.approx([625.0, 750.0, 875.0])
+    # The tiny dataset has 106 users: 7.57 s and 15.14 s.
+    assert ours["epoch_seconds"] == pytest.approx([9.464286, 11.357143, 13.25])
     # 10 times in the first round and 7 times in the second.
     assert ours["times_as_fast"] == {"theirs": pytest.approx([7.75, 8.5, 9.25])}
     assert ours["share_of_memory"] == {"theirs": 0.25}

@@ -25,6 +25,7 @@ def test_as_many_steps_are_traced_as_asked_for(tmp_path):
     folder = tmp_path / "runs" / "profile"
     take_steps(folder, num_steps=WARMUP_STEPS + 7, num_profiled=3)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "process-0.json",
         "process-0.pt.trace.json",
         "process-0.txt",
     ]
@@ -43,6 +44,23 @@ def test_the_table_tells_time_and_memory_of_operations(tmp_path):
         assert column in heading
     (relu,) = [line.split() for line in lines if line.split()[:1] == ["aten::relu"]]
     assert relu[-1] == "5"
+
+
+def test_the_summary_says_what_the_table_says(tmp_path):
+    take_steps(tmp_path, num_steps=WARMUP_STEPS + 5, num_profiled=5)
+    summary = json.loads((tmp_path / "process-0.json").read_text())
+    lines = [line.split() for line in (tmp_path / "process-0.txt").read_text().splitlines()]
+    rows = {line[0]: line for line in lines if line and line[0].startswith("aten::")}
+    shares = [operation["time_share"] for operation in summary]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1
+    for operation in summary:
+        if operation["name"] in rows:
+            row = rows[operation["name"]]
+            assert operation["calls"] == int(row[-1])
+            # The table's share is of all time, that between the operations included.
+            assert operation["time_share"] * 100 >= float(row[1].rstrip("%")) - 0.01
+    assert "aten::mm" in {operation["name"] for operation in summary}
 
 
 def test_a_profile_that_is_cut_short_holds_the_steps_there_were(tmp_path):

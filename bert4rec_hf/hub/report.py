@@ -1,0 +1,235 @@
+"""The report: all that was measured, put together; every figure is taken from a results file."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .comparison_card import describe_differences, table_head
+from .scaling_card import render_laws, render_parts, render_sizes
+
+Results = dict[str, dict[str, Any]]
+"""Contents of results files by name."""
+
+OBJECTIVES = ("full_softmax", "sampled_softmax", "gbce")
+"""Contestants of a benchmark that are this package's."""
+
+VARIED = ("precision", "compile", "adapter")
+"""Settings of a contestant that make its configuration."""
+
+INTRODUCTION = """# What size, precision, compilation and adapters do
+
+To accuracy, throughput, epoch time and memory of BERT4Rec. Rendered by `scripts/report.py` from the
+files of `model_cards/results/`, which say how each figure was measured; a device that has no file
+there has no row here."""
+
+DEVICE_KEYS = ("type", "name", "compute_capability", "capability", "memory_bytes", "has_bf16")
+
+
+def render_report(
+    runs: Results, scaling: Results, benchmarks: Results, comparisons: Results, studies: Results
+) -> str:
+    """Put everything into one Markdown file.
+
+    Args:
+        runs: What `run_experiment` returned.
+        scaling: What `run_scaling` returned.
+        benchmarks: What `scripts/benchmark.py` wrote.
+        comparisons: What `compare_folders` returned.
+        studies: What `run_search` returned.
+    """
+    sections = [
+        INTRODUCTION,
+        *render_accuracy(runs, scaling),
+        *render_scaling(scaling),
+        *render_configurations(benchmarks),
+        *render_hardware(benchmarks, [runs, scaling, benchmarks, comparisons, studies]),
+        *render_profiles(benchmarks),
+        *render_adapters(comparisons),
+        *render_searches(studies),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def render_accuracy(runs: Results, scaling: Results) -> Iterator[str]:
+    """Test metrics by size: of the trained configs, and of the studies of scale."""
+    yield "## Accuracy by size"
+    rows = [
+        f"| [{name}]({name}.md) | {run['parameters']['encoder']:,} | "
+        f"{run['parameters']['item_embeddings']:,} | {run['test']['metrics']['hit_rate@10']:.4f} | "
+        f"{run['test']['metrics']['ndcg@10']:.4f} | {run['device']['name']} |"
+        for name, run in runs.items()
+    ]
+    head = ["run", "encoder", "item embeddings", "HR@10", "NDCG@10", "device"]
+    yield "\n".join([*table_head(head), *rows])
+    for name, study in scaling.items():
+        yield f"[{name}]({name}.md), mean ± standard deviation over seeds:"
+        yield render_sizes(study["points"])
+
+
+def render_scaling(scaling: Results) -> Iterator[str]:
+    """The laws, and what either kind of parameters does."""
+    for name, study in scaling.items():
+        yield f"## Laws of {name}"
+        yield f"![{name}]({name}.png)"
+        yield "\n".join(render_laws(study["laws"]))
+        yield "\n".join(render_parts(study["by_doubling"], level=3)).strip()
+
+
+def render_configurations(benchmarks: Results) -> Iterator[str]:
+    """Throughput, epoch time and memory of every configuration, benchmark by benchmark."""
+    yield "## Throughput, epoch time and peak memory"
+    yield (
+        "Medians; a row differs from the others of its table in what its columns say. The epoch "
+        "is that of the real dataset at this rate. Peak memory leaves libraries out."
+    )
+    columns = ["objective", *VARIED, "batch", "trained"]
+    head = [*columns, "histories/s", "epoch min", "step ms", "peak MB"]
+    for name, benchmark in benchmarks.items():
+        if not (rows := list(configurations(benchmark))):
+            continue
+        shape, plan = benchmark["shape"], benchmark["plan"]
+        yield (
+            f"### {name}\n\n{benchmark['workload']['name']}, "
+            f"{benchmark['workload']['num_items']:,} items; `{shape['name']}`: hidden "
+            f"{shape['hidden_size']}, {shape['num_layers']} layers; {benchmark['device']['name']}, "
+            f"{plan['threads']} threads, {plan['rounds']} rounds."
+        )
+        if is_drawn(benchmark):
+            yield f"![throughput and peak memory](benchmark-{name}.png)"
+        yield "\n".join([*table_head(head), *(_configuration_row(*row) for row in rows)])
+
+
+def configurations(benchmark: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Contestants of this package that trained, each with its line of the summary."""
+    if benchmark["plan"]["mode"] != "train":
+        return
+    for contestant, row in zip(benchmark["contestants"], benchmark["summary"], strict=True):
+        if contestant["contestant"] in OBJECTIVES and row["histories_per_second"]:
+            yield contestant, row
+
+
+def is_drawn(benchmark: dict[str, Any]) -> bool:
+    """Whether the benchmark is one of configurations, not of other things."""
+    all_settings = [contestant["settings"] for contestant, _ in configurations(benchmark)]
+    varied = [{settings.get(name) for settings in all_settings} for name in VARIED]
+    return sum(len(values) > 1 for values in varied) > 1
+
+
+def _configuration_row(contestant: dict[str, Any], row: dict[str, Any]) -> str:
+    settings = contestant["settings"]
+    epoch = row.get("epoch_seconds")  # results of before know of none
+    cells = [
+        contestant["contestant"],
+        *(settings.get(name, "none") for name in VARIED),
+        settings["batch_size"],
+        _share(row.get("trainable_ratio")),
+        f"{row['histories_per_second'][1]:,.1f}",
+        f"{epoch[1] / 60:,.1f}" if epoch else "–",
+        f"{row['step_milliseconds'][1]:,.1f}",
+        f"{row['peak_memory_bytes'] / 1e6:,.0f}",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def render_hardware(benchmarks: Results, everything: Sequence[Results]) -> Iterator[str]:
+    """Every device that has results, what it can do, and its throughput beside the others'."""
+    yield "## Hardware"
+    devices = find_devices(each for results in everything for each in results.values())
+    rows = [
+        f"| {device['name']} | {device['type']} | {_ability(device)} | "
+        f"{_gb(device.get('memory_bytes'))} | {_yes_or_no(device.get('has_bf16'))} | {count} |"
+        for device, count in devices
+    ]
+    head = ["device", "kind", "capability", "memory GB", "bf16", "results"]
+    yield "\n".join([*table_head(head), *rows])
+    rates: dict[tuple[str, str, str], dict[str, float]] = {}
+    for benchmark in benchmarks.values():
+        for contestant, row in configurations(benchmark):
+            batch = f"batch {contestant['settings']['batch_size']}"
+            label = f"{contestant['label'].replace('batch_size', 'batch')}, {batch}"
+            key = (benchmark["workload"]["name"], benchmark["shape"]["name"], label)
+            rates.setdefault(key, {})[benchmark["device"]["name"]] = row["histories_per_second"][1]
+    shared = {key: by_device for key, by_device in rates.items() if len(by_device) > 1}
+    if shared:
+        names = sorted({name for by_device in shared.values() for name in by_device})
+        yield "Histories per second of the same configuration:"
+        yield "\n".join(
+            [
+                *table_head(["workload", "shape", "configuration", *names]),
+                *(
+                    f"| {' | '.join(key)} | "
+                    + " | ".join(f"{by[n]:,.1f}" if n in by else "–" for n in names)
+                    + " |"
+                    for key, by in shared.items()
+                ),
+            ]
+        )
+
+
+def find_devices(results: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Devices that results were measured on, each with the number of files that name it."""
+    counts: dict[str, int] = {}
+    devices: dict[str, dict[str, Any]] = {}
+    for each in results:
+        device = each["device"]
+        found = {key: device[key] for key in DEVICE_KEYS if key in device}
+        key = json.dumps([found["type"], found["name"]])
+        counts[key] = counts.get(key, 0) + 1
+        devices[key] = devices.get(key, {}) | found
+    return [(devices[key], counts[key]) for key in sorted(counts)]
+
+
+def _ability(device: dict[str, Any]) -> str:
+    return device.get("compute_capability") or device.get("capability") or "not recorded"
+
+
+def _gb(size: int | None) -> str:
+    return f"{size / 1e9:.0f}" if size else "–"
+
+
+def _yes_or_no(value: bool | None) -> str:
+    return {None: "not recorded", True: "yes", False: "no"}[value]
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
+
+
+def render_profiles(benchmarks: Results) -> Iterator[str]:
+    """What the operations of profiled training steps took, the longest first."""
+    rows = [
+        f"| {name} | {contestant['label']} | {operation['name']} | {operation['calls']} | "
+        f"{operation['time_share']:.0%} |"
+        for name, benchmark in benchmarks.items()
+        for contestant in benchmark["contestants"]
+        for operation in contestant.get("operations", [])[:5]
+    ]
+    if rows:
+        yield "## Where the time goes"
+        yield "Share of an operation itself in the time of all, of the profiled steps."
+        head = ["benchmark", "configuration", "operation", "calls", "time"]
+        yield "\n".join([*table_head(head), *rows])
+
+
+def render_adapters(comparisons: Results) -> Iterator[str]:
+    """What adapters do to accuracy, in a line per comparison."""
+    if comparisons:
+        yield "## Adapters"
+    for name, comparison in comparisons.items():
+        lines = [f"- {line}" for line in describe_differences(comparison)]
+        yield "\n".join([f"[{name}]({name}.md):", "", *lines])
+
+
+def render_searches(studies: Results) -> Iterator[str]:
+    """What was searched for, and found."""
+    if studies:
+        yield "## Searches for settings"
+    for name, study in studies.items():
+        best = ", ".join(
+            f"`{setting}` {value:.4g}" if isinstance(value, float) else f"`{setting}` {value}"
+            for setting, value in study["best"]["values"].items()
+        )
+        yield (
+            f"[{name}]({name}.md): {len(study['trials'])} trials; the best has "
+            f"{study['best']['value']:.4f} on validation with {best}."
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bert4rec_hf.evaluation.scaling_laws import MEASURES, abscissa, read_law
-from bert4rec_hf.hub.report import VARIED, configurations
+from bert4rec_hf.hub.report import configurations, describe_configuration
 
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 
@@ -118,10 +118,10 @@ def plot_configurations(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # an extra, and not needed to train
 
     rows = list(configurations(results))
-    settings = [contestant["settings"] for contestant, _ in rows]
-    names = [", ".join(str(each.get(name, "none")) for name in VARIED) for each in settings]
-    adapters = list(dict.fromkeys(each.get("adapter", "none") for each in settings))
-    colors = [COLORS[adapters.index(each.get("adapter", "none"))] for each in settings]
+    described = [describe_configuration(contestant) for contestant, _ in rows]
+    names = [", ".join(words) for words in described]
+    adapters = list(dict.fromkeys(adapter for *_, adapter in described))
+    colors = [COLORS[adapters.index(adapter)] for *_, adapter in described]
     figure = Figure(figsize=(10, 1.2 + 0.3 * len(rows)), layout="constrained")
     fast, lean = figure.subplots(1, 2, sharey=True)
     rates = np.array([row["histories_per_second"] for _, row in rows])
@@ -130,6 +130,5 @@ def plot_configurations(results: dict[str, Any], path: Path) -> None:
     fast.set_xlabel("histories per second; lines from quartile to quartile")
     lean.barh(names, [row["peak_memory_bytes"] / 1e6 for _, row in rows], color=colors)
     lean.set_xlabel("peak MB")
-    fast.set_title(", ".join(VARIED), loc="left", fontsize=9)
     fast.invert_yaxis()
     figure.savefig(path, dpi=120, metadata={"Software": None})

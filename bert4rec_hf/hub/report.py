@@ -13,8 +13,12 @@ Results = dict[str, dict[str, Any]]
 OBJECTIVES = ("full_softmax", "sampled_softmax", "gbce")
 """Contestants of a benchmark that are this package's."""
 
-VARIED = ("precision", "compile", "adapter")
-"""Settings of a contestant that make its configuration."""
+VARIED = {
+    "precision": {"no": "float32"},
+    "compile": {"no": "eager"},
+    "adapter": {"none": "no adapter"},
+}
+"""Settings of a contestant that make its configuration, with words for values that need some."""
 
 INTRODUCTION = """# What size, precision, compilation and adapters do
 
@@ -108,20 +112,24 @@ def configurations(benchmark: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
             yield contestant, row
 
 
+def describe_configuration(contestant: dict[str, Any]) -> list[str]:
+    """Precision, compilation and adapter in words; results of before know of no adapters."""
+    settings = {"adapter": "none"} | contestant["settings"]
+    return [words.get(settings[name], settings[name]) for name, words in VARIED.items()]
+
+
 def is_drawn(benchmark: dict[str, Any]) -> bool:
     """Whether the benchmark is one of configurations, not of other things."""
-    all_settings = [contestant["settings"] for contestant, _ in configurations(benchmark)]
-    varied = [{settings.get(name) for settings in all_settings} for name in VARIED]
-    return sum(len(values) > 1 for values in varied) > 1
+    described = [describe_configuration(contestant) for contestant, _ in configurations(benchmark)]
+    return sum(len(set(values)) > 1 for values in zip(*described, strict=True)) > 1
 
 
 def _configuration_row(contestant: dict[str, Any], row: dict[str, Any]) -> str:
-    settings = contestant["settings"]
     epoch = row.get("epoch_seconds")  # results of before know of none
     cells = [
         contestant["contestant"],
-        *(settings.get(name, "none") for name in VARIED),
-        settings["batch_size"],
+        *describe_configuration(contestant),
+        contestant["settings"]["batch_size"],
         _share(row.get("trainable_ratio")),
         f"{row['histories_per_second'][1]:,.1f}",
         f"{epoch[1] / 60:,.1f}" if epoch else "–",

@@ -107,7 +107,12 @@ class Search:
     def describe(self) -> dict[str, Any]:
         """Ranges and fixed settings as plain values."""
         ranges = {
-            name: {key: value for key, value in vars(each).items() if value not in (None, False)}
+            name: {
+                # Not `in (None, False)`, which a lowest value of 0 is.
+                key: value
+                for key, value in vars(each).items()
+                if value is not None and value is not False
+            }
             for name, each in self.ranges.items()
         }
         return {"ranges": ranges, "fixed": self.fixed}

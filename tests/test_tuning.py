@@ -39,6 +39,11 @@ def write(root, tmp_path):
     return make
 
 
+def test_a_range_that_begins_at_zero_is_described_whole(write):
+    ranges = {"data.last_item_ratio": {"low": 0.0, "high": 0.5}}
+    assert load_search(write(ranges)).describe()["ranges"] == ranges
+
+
 def test_a_study_tries_keeps_the_best_and_says_what_matters(write, tmp_path, root):
     output = tmp_path / "study"
     results = run_search(load_search(write(num_startup_trials=6)), output)

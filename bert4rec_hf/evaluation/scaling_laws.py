@@ -65,8 +65,9 @@ def fit_laws(points: Sequence[Point]) -> list[dict[str, Any]]:
     laws = []
     for measure in MEASURES:
         for names in LAWS:
-            sizes = collect_sizes(points, measure, names)
-            largest = max(points, key=lambda point: point["parameters"]["total"])["size"]
+            chosen = choose(points, names)
+            sizes = collect_sizes(chosen, measure, names)
+            largest = max(chosen, key=lambda point: point["parameters"]["total"])["size"]
             others = sizes.without(largest)
             if len(np.unique(others.x, axis=0)) > 2 * len(names):
                 law = {"measure": measure, "of": list(names)} | fit_law(sizes, names)
@@ -74,11 +75,18 @@ def fit_laws(points: Sequence[Point]) -> list[dict[str, Any]]:
     return laws
 
 
+def choose(points: Sequence[Point], names: Sequence[str]) -> Sequence[Point]:
+    """Take what a law is of: parameters alone, the largest budget; with other things, all."""
+    if {"compute", "items"} & {*names}:
+        return points
+    budget = max(point["max_steps"] for point in points)
+    return [point for point in points if point["max_steps"] == budget]
+
+
 def collect_sizes(points: Sequence[Point], measure: str, names: Sequence[str]) -> Sizes:
-    """Put runs of equal size together; laws of parameters alone take the largest budget."""
-    chosen = points if {"compute", "items"} & {*names} else longest(points)
+    """Put runs of equal size and budget together."""
     groups: dict[tuple[str, int], list[Point]] = {}
-    for point in chosen:
+    for point in points:
         groups.setdefault((point["size"], point["max_steps"]), []).append(point)
     x = [
         [np.mean([abscissa(run, name) for run in runs]) for name in names]
@@ -149,7 +157,7 @@ def tell_parameters_apart(points: Sequence[Point]) -> list[dict[str, Any]]:
     parts = ("encoder", "item_embeddings")
     found = []
     for measure in MEASURES:
-        sizes = collect_sizes(points, measure, parts)
+        sizes = collect_sizes(choose(points, parts), measure, parts)
         if len(sizes.names) < 4:
             return []
         design = np.column_stack([np.ones(len(sizes.x)), np.log2(sizes.x)])
@@ -168,12 +176,6 @@ def tell_parameters_apart(points: Sequence[Point]) -> list[dict[str, Any]]:
 def abscissa(point: Point, name: str) -> float:
     """Parameters of a kind, or another number of a run."""
     return point["parameters"].get(name) or point[name]
-
-
-def longest(points: Sequence[Point]) -> list[Point]:
-    """The runs of the largest budget."""
-    budget = max(point["max_steps"] for point in points)
-    return [point for point in points if point["max_steps"] == budget]
 
 
 def interval(samples: np.ndarray) -> list[float]:

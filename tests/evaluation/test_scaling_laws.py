@@ -69,12 +69,21 @@ def test_where_sizes_are_too_few_nothing_is_claimed():
     assert tell_parameters_apart(points) == []
 
 
+def test_a_study_that_is_not_done_has_laws_of_what_there_is():
+    points = make_points(lambda encoder, embeddings, items: 4 + 30 * encoder**-0.3)
+    points = [point for point in points if (point["size"], point["max_steps"]) != ("e", 400)]
+    laws = {(law["measure"], *law["of"]): law for law in fit_laws(points)}
+    assert laws["loss", "total"]["held_out"]["size"] == "d"
+    assert laws["loss", "compute"]["held_out"]["size"] == "e"
+
+
 def test_intervals_tell_of_the_luck_of_seeds_alone():
     points = make_points(lambda encoder, *_: 8.0 if encoder > 1e6 else 4.0)
     for point in points:
         if point["size"] == "a":
             point["test"]["loss"] = 3.0
-    sizes = collect_sizes(points, "loss", ("encoder",))
+    longest = [point for point in points if point["max_steps"] == 400]
+    sizes = collect_sizes(longest, "loss", ("encoder",))
     drawn = sizes.drawn_means()
     assert drawn.shape[1] == len(sizes.names) == 5
     assert interval(drawn[:, sizes.names.index("a")]) == [3.0, 3.0]

@@ -36,7 +36,12 @@ from bert4rec_hf.evaluation.metrics import METRICS
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.card import write_card
-from bert4rec_hf.hub.model_folder import fingerprint_weights, read_config, save_model_folder
+from bert4rec_hf.hub.model_folder import (
+    fingerprint_weights,
+    load_weights,
+    read_config,
+    save_model_folder,
+)
 from bert4rec_hf.measurement import check_vocabulary, count_parameters, measure
 from bert4rec_hf.modeling import (
     SAMPLED_OBJECTIVES,
@@ -45,7 +50,7 @@ from bert4rec_hf.modeling import (
 )
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import find_checkpoints
-from bert4rec_hf.training.launch import check_launch, share_cores
+from bert4rec_hf.training.launch import check_flags, check_launch, share_cores
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import (
     MemoryEstimate,
@@ -211,8 +216,7 @@ def build_model(experiment: Experiment, vocab_size: int) -> nn.Module:
     if experiment.base is None or torch.get_default_device().type == "meta":
         model = BERT4RecForMaskedItemModeling(config)
     else:
-        folder = experiment.base.model
-        model = BERT4RecForMaskedItemModeling.from_pretrained(folder, config=config)
+        model = load_weights(experiment.base.model, config)
     if experiment.training.gradient_checkpointing:
         # The later name; transformers before 5.23 has only the other.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -271,6 +275,7 @@ def build_loader(
 
 def build_accelerator(experiment: Experiment, output: Path) -> Accelerator:
     """Accelerate as it was launched, with the trackers of the experiment."""
+    check_flags()
     accelerator = Accelerator(
         gradient_accumulation_steps=experiment.training.gradient_accumulation_steps,
         log_with=experiment.training.trackers or None,
@@ -330,6 +335,7 @@ def run_experiment(
     if accelerator.is_main_process:
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         write_card(results, learned / "README.md")
+    accelerator.state.destroy_process_group()
     return results
 
 
@@ -368,7 +374,11 @@ def train_experiment(
     # Taken now: the checkout may have moved on when the training ends.
     origin = {"parameters": count_parameters(model), **provenance(accelerator)}
     open_output(output, identity, accelerator, is_resumed=is_resumed)
-    accelerator.init_trackers(experiment.name, config=flatten(identity))
+    accelerator.init_trackers(
+        experiment.name,
+        config=flatten({**identity, **origin}),
+        init_kwargs=tracker_settings(output, is_resumed=is_resumed),
+    )
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
@@ -389,12 +399,24 @@ def train_experiment(
     with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
         state = run.train(loader, validate, keep_best, on_step)
     peak = peak_memory(accelerator.device)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training, which parts the processes as well
+        tracker.finish()
     return {
         **identity,
         "training": dataclasses.asdict(state),
         "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
         **origin,
+    }
+
+
+def tracker_settings(output: Path, *, is_resumed: bool) -> dict[str, dict[str, str]]:
+    """What trackers would choose otherwise: the name of the run, and a place outside its folder.
+
+    TensorBoard goes by the folder that `build_accelerator` gives it.
+    """
+    return {
+        "wandb": {"name": output.name, "dir": str(output)},
+        "trackio": {"name": output.name, "resume": "allow" if is_resumed else "never"},
     }
 
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bert4rec_hf.data.interactions import PreparationConfig
@@ -39,6 +40,13 @@ SECTIONS = {
     "evaluation": {"ks": [3, 10], "num_bootstrap_samples": 50},
     "card": {"dataset_name": "generated", "dataset_license": "none"},
 }
+
+
+def read_losses(output):
+    """The loss of each step that was logged."""
+    (path,) = (output / "logs").glob("*/events.out.tfevents.*")
+    events = EventAccumulator(str(path)).Reload()
+    return {event.step: event.value for event in events.Scalars("train/loss")}
 
 
 def make_dataset(folder, num_items=60, seed=0):
@@ -200,6 +208,14 @@ def test_resuming_a_run_that_is_over_takes_no_step(run, config):
     assert again["test"] == results["test"]
 
 
+def test_resuming_with_another_number_of_batches_in_a_step_is_refused(run, config):
+    output, _ = run
+    experiment = load_experiment(config, ["--training.gradient_accumulation_steps", "3"])
+    product = "num_processes x experiment.training.gradient_accumulation_steps was 1 and is 3"
+    with pytest.raises(ValueError, match=f"tiny cannot be resumed, as {product}; go back"):
+        run_experiment(experiment, output, build_accelerator(experiment, output), is_resumed=True)
+
+
 def test_resuming_on_another_dataset_is_refused(run, dataset, config, tmp_path):
     output, _ = run
     broken, moved = tmp_path / "tiny", tmp_path / "moved"
@@ -296,6 +312,9 @@ def test_a_tracker_that_is_not_installed_is_refused(config, monkeypatch):
 
 def test_sharding_that_accelerate_would_leave_out_is_refused(config, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="fsdp_version is 1, which is accelerate's default, and m"):
+        build_accelerator(load_experiment(config), tmp_path)
+    monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(ValueError, match="FSDP was asked for, and accelerate runs NO on cpu"):
         build_accelerator(load_experiment(config), tmp_path)
 
@@ -324,6 +343,7 @@ def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objecti
             "model.attention_dropout": 0,
             "training.batch_size": 16,
             "training.gradient_accumulation_steps": 2 // processes,
+            "training.logging_steps": 1,
         }
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         done = launch(
@@ -332,6 +352,9 @@ def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objecti
         assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in "12")
     assert (one["num_processes"], two["num_processes"]) == (1, 2)
+    curves = [read_losses(tmp_path / n) for n in "12"]
+    assert list(curves[0]) == list(range(1, 9))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
     for ours, theirs in zip(two["training"]["looks"], one["training"]["looks"], strict=True):
         assert ours == pytest.approx(theirs, abs=1e-6)
     assert two["test"]["metrics"] == pytest.approx(one["test"]["metrics"], abs=1e-6)

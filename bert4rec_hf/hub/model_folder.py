@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from accelerate.utils import patch_environment
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers.utils import cached_file
@@ -72,6 +73,21 @@ def find_base(name: str | Path) -> str | None:
     return PeftConfig.from_pretrained(name).base_model_name_or_path if path else None
 
 
+def load_weights(
+    name: str | Path, config: BERT4RecConfig | None = None
+) -> BERT4RecForMaskedItemModeling:
+    """Load a model with all its weights on every process, sharded later or not at all.
+
+    Where accelerate was launched with FSDP, transformers would leave all but one without.
+
+    Args:
+        name: A folder, or a name of a hub.
+        config: In place of that of the folder.
+    """
+    with patch_environment(fsdp_cpu_ram_efficient_loading=False):
+        return BERT4RecForMaskedItemModeling.from_pretrained(name, config=config)
+
+
 def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
     """Load a model, or an adapter on its base model, from a folder or a hub.
 
@@ -80,10 +96,10 @@ def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
     """
     base = find_base(name)
     if base is None:
-        return BERT4RecForMaskedItemModeling.from_pretrained(name)
+        return load_weights(name)
     try:
         check_model_folder(base)
-        model = BERT4RecForMaskedItemModeling.from_pretrained(base)
+        model = load_weights(base)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is an adapter for the base model {base!r}, which cannot be loaded: {error}; "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.activations import ACT2FN
+from transformers.initialization import no_init_weights, zeros_
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
@@ -410,11 +411,19 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             raise ValueError(
                 f"objective must be one of {', '.join(OBJECTIVES)}, got {config.objective!r}"
             )
-        self.model = BERT4RecModel(config)
-        self.transform = BERT4RecTransform(config) if config.output_transform else nn.Identity()
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.output_bias)
+        with no_init_weights():  # post_init draws all once, and memory is taken as it is drawn
+            self.model = BERT4RecModel(config)
+            self.transform = BERT4RecTransform(config) if config.output_transform else nn.Identity()
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.output_bias)
         self.has_row_gradients = False
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw as transformers does, but no table for a tied head, which would be a second one."""
+        if module is not self.lm_head or not self.config.tie_word_embeddings:
+            super()._init_weights(module)
+        elif module.bias is not None:
+            zeros_(module.bias)
 
     @can_return_tuple
     def forward(  # noqa: PLR0913 - the names of transformers, and users expect all of them
@@ -494,11 +503,12 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def use_row_gradients(self) -> None:
-        """Give the item table a row-sparse gradient, for an optimizer that takes such."""
-        self.has_row_gradients = True
+    def use_row_gradients(self, takes_rows: bool = True) -> None:
+        """Give the item table a row-sparse gradient, for an optimizer that takes such, or not."""
+        self.has_row_gradients = takes_rows
         # For a table of its own; the head looks up from a shared one.
-        self.model.embed_tokens.has_row_gradients = not self.config.tie_word_embeddings
+        is_shared = self.config.tie_word_embeddings
+        self.model.embed_tokens.has_row_gradients = takes_rows and not is_shared
 
     def read_head(self) -> tuple[Tensor, Tensor | None]:
         """What items are scored by, also where a tuner has put another module in the head's place.

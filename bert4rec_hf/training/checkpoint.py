@@ -1,8 +1,14 @@
-"""The state of a run, to go on from: safetensors and JSON, whole or not there."""
+"""The state of a run, to go on from: safetensors and JSON, whole or not there.
+
+Of what is sharded each process writes the rows that it has, to a file of its own, and reads those
+that it needs, on whatever number of processes. All else is written by the main one.
+"""
 
 import dataclasses
 import json
+import logging
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +17,10 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,10 +76,10 @@ def save_checkpoint(
         unfinished.mkdir(parents=True)
     accelerator.wait_for_everyone()
     save_file(_random_state(), unfinished / f"random-{accelerator.process_index}.safetensors")
+    # What is frozen is in the base model's folder.
+    _save_rows(_trainable(model), unfinished, "model", accelerator)
+    _save_rows(_optimizer_tensors(model, optimizer), unfinished, "optimizer", accelerator)
     if accelerator.is_main_process:
-        # What is frozen is in the base model's folder.
-        save_file(_trainable(model), unfinished / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), unfinished / "optimizer.safetensors")
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         text = json.dumps({"state": dataclasses.asdict(state), "scaler": scaler}, indent=2)
         (unfinished / "state.json").write_text(text + "\n")
@@ -84,35 +93,32 @@ def save_checkpoint(
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator
 ) -> TrainingState:
-    """Put model, optimizer and random state back as they were saved.
+    """Put model, optimizer and, on as many processes, random state back as they were saved.
 
     Args:
         checkpoint: A folder of `find_checkpoints`.
         model: Unwrapped.
         optimizer: Made for this model.
         accelerator: Tells the processes apart.
+
+    Raises:
+        ValueError: The checkpoint holds other tensors than model and optimizer have.
     """
     saved = json.loads((checkpoint / "state.json").read_text())
-    trainable, device = _trainable(model), str(accelerator.device)
-    with (
-        safe_open(checkpoint / "model.safetensors", "pt", device=device) as tensors,
-        torch.no_grad(),
-    ):
-        for name, weight in trainable.items():
-            weight.copy_(tensors.get_tensor(name))
-    with safe_open(checkpoint / "optimizer.safetensors", "pt", device=device) as tensors:
-        for name, weight in trainable.items():
-            optimizer.state[weight] = {
-                key: tensors.get_tensor(f"{name}/{key}")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+    _load_rows(checkpoint, "model", _trainable(model))
+    _begin(model, optimizer)
+    _load_rows(checkpoint, "optimizer", _optimizer_tensors(model, optimizer))
     if accelerator.scaler is not None and saved["scaler"] is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    random = checkpoint / f"random-{accelerator.process_index}.safetensors"
-    with safe_open(random, "pt") as tensors:
-        torch.set_rng_state(tensors.get_tensor("cpu"))
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors.get_tensor("cuda"))
+    num_processes = len(list(checkpoint.glob("random-*.safetensors")))
+    if num_processes == accelerator.num_processes:
+        _load_random_state(checkpoint / f"random-{accelerator.process_index}.safetensors")
+    elif accelerator.is_main_process:
+        logger.info(
+            "%s was written by %d processes and %d go on with it: same weights, moments and "
+            "batches, yet not bit for bit, as dropout draws anew",
+            *(checkpoint, num_processes, accelerator.num_processes),
+        )
     return TrainingState(**saved["state"])
 
 
@@ -129,9 +135,103 @@ def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
     }
 
 
+def _begin(model: nn.Module, optimizer: Optimizer) -> None:
+    """Make the state that the optimizer has from its first step on."""
+    tables = [w for group in optimizer.param_groups if group.get("by_row") for w in group["params"]]
+    for weight in _trainable(model).values():
+        is_by_row = any(weight is table for table in tables)
+        optimizer.state[weight] = {
+            "step": torch.zeros(weight.shape[:1] if is_by_row else (), device=weight.device),
+            "exp_avg": torch.zeros_like(weight, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
+        }
+
+
+def _own_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """What a process has of a tensor, and where that begins: FSDP deals out equal runs of rows.
+
+    Returns:
+        (rows, …), a number as one row; and the place of the first.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().view(tensor.shape or 1), 0
+    mesh = tensor.device_mesh
+    first = mesh.get_local_rank() * -(-len(tensor) // mesh.size())
+    return tensor.detach().to_local(), min(first, len(tensor))
+
+
+def _save_rows(
+    tensors: dict[str, Tensor], folder: Path, kind: str, accelerator: Accelerator
+) -> None:
+    """Write what only this process has; the main process also what all have.
+
+    torch's own checkpoints do the same, with two more copies of it in memory.
+    """
+    is_main = accelerator.is_main_process
+    own = {
+        name: _own_rows(each)
+        for name, each in tensors.items()
+        if is_main or isinstance(each, DTensor)
+    }
+    if own:
+        save_file(
+            {name: rows for name, (rows, _) in own.items()},
+            folder / f"{kind}-{accelerator.process_index}.safetensors",
+            metadata={name: str(first) for name, (_, first) in own.items()},
+        )
+
+
+def _load_rows(checkpoint: Path, kind: str, tensors: dict[str, Tensor]) -> None:
+    """Fill tensors, or what this process has of them, from the files of all who wrote some.
+
+    Raises:
+        ValueError: The files hold less of a tensor, or more.
+    """
+    with ExitStack() as stack:
+        paths = checkpoint.glob(f"{kind}-*.safetensors")
+        files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
+        for name, tensor in tensors.items():
+            runs = [
+                (int(begin), file.get_slice(name))
+                for file in files
+                if (begin := file.metadata().get(name)) is not None
+            ]
+            needed = tensor.shape[0] if tensor.shape else 1
+            if (found := sum(run.get_shape()[0] for _, run in runs)) != needed:
+                raise ValueError(
+                    f"{checkpoint} holds {found} rows of {name} and {needed} are needed; a table "
+                    "with row-sparse gradients goes on with FSDP only if it began with it, and "
+                    "without only if it did so"
+                )
+            rows, first = _own_rows(tensor)
+            for begin, run in runs:
+                _copy_rows(rows, first, run, begin)
+
+
+def _copy_rows(rows: Tensor, first: int, run: Tensor, begin: int) -> None:
+    """Copy between two runs of rows of one tensor what they have in common.
+
+    Args:
+        rows: (rows, …) to be filled.
+        first: Its place in the tensor.
+        run: (rows, …) to be read, a slice of a file.
+        begin: Its place in the tensor.
+    """
+    start, stop = max(first, begin), min(first + len(rows), begin + run.get_shape()[0])
+    if start < stop:
+        rows[start - first : stop - first] = run[start - begin : stop - begin]
+
+
 def _random_state() -> dict[str, Tensor]:
     """State of torch's generators; nothing else is drawn from."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def _load_random_state(path: Path) -> None:
+    with safe_open(path, "pt") as tensors:
+        torch.set_rng_state(tensors.get_tensor("cpu"))
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors.get_tensor("cuda"))

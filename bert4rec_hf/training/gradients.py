@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 
 def leave_out_of_ddp(model: nn.Module, tables: Sequence[Tensor]) -> None:
@@ -47,10 +48,10 @@ def average_rows(tables: Sequence[Tensor], accelerator: Accelerator) -> None:
 
 def clip_gradients(parameters: Sequence[Tensor], max_norm: float, accelerator: Accelerator) -> None:
     """Cut the gradient of all parameters together to a length, row-sparse ones included."""
-    if accelerator.distributed_type == DistributedType.FSDP:
-        accelerator.clip_grad_norm_(parameters, max_norm)
-        return
     accelerator.unscale_gradients()
+    if accelerator.distributed_type == DistributedType.FSDP:
+        clip_grad_norm_(parameters, max_norm)  # knows shares, and has no sparse ones to know
+        return
     grads = []
     for weight in parameters:
         if weight.grad is not None and weight.grad.is_sparse:

@@ -5,14 +5,35 @@ import os
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    parse_flag_from_env,
+)
+from torch.distributed.fsdp import CPUOffloadPolicy
+
+
+def check_flags() -> None:
+    """Refuse the sharding that accelerate does by default, before it looks for GPUs to do it on.
+
+    Raises:
+        ValueError: FSDP was asked for, and not its second version.
+    """
+    version = os.environ.get("FSDP_VERSION", "1")
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and version != "2":
+        raise ValueError(
+            f"fsdp_version is {version}, which is accelerate's default, and must be 2: write "
+            "--use_fsdp --fsdp_version 2, or take configs/accelerate/fsdp.yaml"
+        )
 
 
 def check_launch(accelerator: Accelerator) -> None:
     """Refuse to run otherwise than was asked for, which accelerate does without a word.
 
     Raises:
-        ValueError: FSDP or several processes were asked for, and there is nothing of it.
+        ValueError: FSDP or several processes were asked for, and there is nothing of it; or there
+            is a kind of sharding that training does not know.
     """
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         found = accelerator.distributed_type
@@ -21,16 +42,46 @@ def check_launch(accelerator: Accelerator) -> None:
                 f"FSDP was asked for, and accelerate runs {found.value} on "
                 f"{accelerator.device.type}, as it shards over GPUs only; leave --use_fsdp out"
             )
+        check_sharding(accelerator.state.fsdp_plugin)
+    asked = count_asked_processes()
+    if accelerator.num_processes == 1 and asked > 1:
+        raise ValueError(
+            f"--num_processes {asked} was asked for, and accelerate started one, as it does "
+            "with --cpu and where there are no GPUs; write ACCELERATE_USE_CPU=true accelerate "
+            f"launch --multi_gpu --num_processes {asked} …"
+        )
+
+
+def count_asked_processes() -> int:
+    """Processes that the command line of accelerate asks for, or its config file; 1 if neither."""
     launcher = psutil.Process().parent()
     words = [part for word in launcher.cmdline() for part in word.split("=", 1)] if launcher else []
+    if not any("accelerate" in word for word in words):
+        return 1
     if "--num_processes" in words[:-1]:
-        asked = words[words.index("--num_processes") + 1]
-        if accelerator.num_processes == 1 and asked != "1":
-            raise ValueError(
-                f"--num_processes {asked} was asked for, and accelerate started one, as it does "
-                "with --cpu; write ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
-                f"--num_processes {asked} …"
-            )
+        return int(words[words.index("--num_processes") + 1])
+    if "--config_file" in words[:-1]:
+        return load_config_from_file(words[words.index("--config_file") + 1]).num_processes
+    return 1
+
+
+def check_sharding(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Refuse what training could not do, or would do otherwise.
+
+    Raises:
+        ValueError: There is such a setting.
+    """
+    advice = "; or take configs/accelerate/fsdp.yaml"
+    if plugin.activation_checkpointing:
+        raise ValueError(
+            "fsdp_activation_checkpointing is true, and it is the experiment that decides so: set "
+            f"training.gradient_checkpointing to true and leave it out{advice}"
+        )
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        raise ValueError(
+            "fsdp_offload_params is true, and optimizer and checkpoints expect all weights on the "
+            f"device: leave it out{advice}"
+        )
 
 
 def share_cores(accelerator: Accelerator) -> None:

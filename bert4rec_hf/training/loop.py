@@ -20,6 +20,13 @@ from bert4rec_hf.training.gradients import (
     leave_out_of_ddp,
 )
 from bert4rec_hf.training.optimizer import build_optimizer, learning_rate, row_tables
+from bert4rec_hf.training.sharding import (
+    gather_model,
+    is_sharded,
+    outline,
+    prepare_shares,
+    shard_model,
+)
 
 Metrics = dict[str, float]
 
@@ -41,19 +48,28 @@ class TrainingRun:
         self.accelerator = accelerator
         self.folder = folder
         self.state = TrainingState()
-        # The schedule is a function of the step and is not prepared: a prepared one would advance
-        # once per process at every step.
+        self.is_sharded = is_sharded(accelerator)
+        if self.is_sharded:
+            self.outline = outline(model)
+            shard_model(model, accelerator)
         self.tables = row_tables(model)
         is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         if not is_compiled:  # the gradients of a compiled model are dense
             leave_out_of_ddp(model, self.tables)
-        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, config))
+        # The schedule is a function of the step and is not prepared: a prepared one would advance
+        # once per process at every step.
+        prepare = prepare_shares if self.is_sharded else Accelerator.prepare
+        self.model, self.optimizer = prepare(accelerator, model, build_optimizer(model, config))
         copy_from_main_process(self.tables)
 
     @property
     def unwrapped(self) -> nn.Module:
         """The model without what DDP and torch.compile put around it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def whole(self) -> nn.Module:
+        """The model with all its weights, to be measured and saved; a copy where it is sharded."""
+        return gather_model(self.outline, self.unwrapped) if self.is_sharded else self.unwrapped
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a folder of `find_checkpoints`."""
@@ -70,8 +86,8 @@ class TrainingRun:
 
         Args:
             loader: The batches that are still to come.
-            evaluate: Validation metrics of the unwrapped model, the same on every process.
-            keep_best: Called with the unwrapped model whenever it is the best so far.
+            evaluate: Validation metrics of the whole model, the same on every process.
+            keep_best: Called with the whole model whenever it is the best so far.
             on_step: Called after every optimizer step.
         """
         config, state = self.config, self.state
@@ -98,7 +114,7 @@ class TrainingRun:
             if self._is_due(config.logging_steps):
                 self._log(pace, progress)
             if self._is_due(config.evaluation_steps):
-                self._look(evaluate(self.unwrapped), keep_best)
+                self._look(evaluate, keep_best)
                 self.model.train()
             if self._is_over() or self._is_due(config.checkpoint_steps):
                 self._save_checkpoint()
@@ -111,7 +127,8 @@ class TrainingRun:
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
         """Learn from one batch; step where accumulation is complete. Returns the loss."""
         with self.accelerator.accumulate(self.model):
-            loss = self.model(**batch).loss
+            with self.accelerator.autocast():  # what is sharded does not do so by itself
+                loss = self.model(**batch).loss
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 average_rows(self.tables, self.accelerator)
@@ -149,9 +166,14 @@ class TrainingRun:
             step=self.state.step,
         )
 
-    def _look(self, metrics: Metrics, keep_best: Callable[[nn.Module], None]) -> None:
+    def _look(
+        self,
+        evaluate: Callable[[nn.Module], Metrics],
+        keep_best: Callable[[nn.Module], None],
+    ) -> None:
         """Judge the model by its validation metrics and keep it if it is the best so far."""
-        state = self.state
+        state, model = self.state, self.whole()
+        metrics = evaluate(model)
         self.accelerator.log(
             {f"validation/{name}": value for name, value in metrics.items()}, step=state.step
         )
@@ -160,7 +182,7 @@ class TrainingRun:
         state.looks_since_best += 1
         if metric > state.best_metric:
             state.best_metric, state.best_step, state.looks_since_best = metric, state.step, 0
-            keep_best(self.unwrapped)
+            keep_best(model)
 
     def _save_checkpoint(self) -> None:
         save_checkpoint(

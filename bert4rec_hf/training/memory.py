@@ -1,8 +1,6 @@
 """What a training step needs in memory, and what there is, told before the first one."""
 
 import os
-import resource
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +8,16 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, DynamoBackend
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bert4rec_hf.process_memory import peak_resident_bytes
 from bert4rec_hf.training.optimizer import row_tables
+from bert4rec_hf.training.sharding import find_units, is_sharded
 
 Batch = dict[str, Tensor | int]
 
@@ -77,13 +77,12 @@ def estimate_memory(
         accelerator: Tells device, precision, processes and accumulation.
         max_scores: Scores that the full softmax holds at once, at most.
     """
-    is_sharded = accelerator.distributed_type == DistributedType.FSDP
-    shards = accelerator.num_processes if is_sharded else 1
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    shards = accelerator.num_processes if is_sharded(accelerator) else 1
+    trainable = _num_bytes(_trainable(model.parameters()))
     return MemoryEstimate(
-        parameters=_num_bytes(model.parameters()) // shards,
-        gradients=_gradient_bytes(model, batch, accelerator) // shards,
-        optimizer_state=2 * _num_bytes(trainable) // shards,
+        parameters=_num_bytes(model.parameters()) // shards + _gathered_bytes(model, accelerator),
+        gradients=_gradient_bytes(model, batch, accelerator),
+        optimizer_state=2 * trainable // shards,
         activations=_activation_bytes(model, batch, accelerator),
         scores=_score_bytes(model, batch, accelerator, max_scores),
     )
@@ -119,8 +118,7 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes that this process has held so far: on its GPU, else resident, libraries too."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident_bytes()
 
 
 def cgroup_room(
@@ -186,7 +184,9 @@ def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> in
         return tensor
 
     def imitate(tensor: Tensor) -> Tensor:
-        imitation = torch.empty(tensor.shape, dtype=tensor.dtype, device=accelerator.device)
+        # Without its number, which accelerate gives to a CPU, too, and which tensors there lack.
+        device = accelerator.device.type
+        imitation = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         return imitation.requires_grad_(tensor.requires_grad)
 
     model.train()
@@ -226,14 +226,47 @@ def _score_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator, max_s
     return (2 + 4) * num_scores + 2 * 2 * num_rows * hidden
 
 
+def _gather(model: nn.Module, accelerator: Accelerator) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights that FSDP gathers for the whole step, and those of the largest of its units."""
+    units = [list(unit.parameters()) for unit in find_units(model, accelerator)]
+    inside = {weight for unit in units for weight in unit}
+    return [w for w in model.parameters() if w not in inside], max(
+        units, key=_num_bytes, default=[]
+    )
+
+
+def _gathered_bytes(model: nn.Module, accelerator: Accelerator) -> int:
+    """What FSDP gathers at once: of the units, one that computes and one that comes next."""
+    if not is_sharded(accelerator):
+        return 0
+    if not accelerator.state.fsdp_plugin.reshard_after_forward:
+        return _num_bytes(model.parameters())
+    outside, unit = _gather(model, accelerator)
+    return _num_bytes(outside + 2 * unit)
+
+
+def _sharded_gradient_bytes(model: nn.Module, accelerator: Accelerator) -> int:
+    """The shares; and gradients that are whole yet, that of a unit with a copy that is sent.
+
+    What is outside of the units is copied when its weights are no longer gathered. Gradients that
+    are accumulated stay whole until the last of them.
+    """
+    outside, unit = map(_trainable, _gather(model, accelerator))
+    trainable = _trainable(model.parameters())
+    whole = trainable if accelerator.gradient_accumulation_steps > 1 else outside + unit
+    return _num_bytes(trainable) // accelerator.num_processes + _num_bytes(whole + unit)
+
+
 def _gradient_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
     """Gradients of all that is trained; those of tables by row of just the rows of a step."""
+    if is_sharded(accelerator):
+        return _sharded_gradient_bytes(model, accelerator)
     is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     tables = [] if is_compiled else row_tables(model)
     dense = [
         _num_bytes([weight])
-        for weight in model.parameters()
-        if weight.requires_grad and not any(weight is table for table in tables)
+        for weight in _trainable(model.parameters())
+        if not any(weight is table for table in tables)
     ]
     # Processes sum copies of them; and one that is accumulated is there beside the sum.
     size = sum(dense) * (2 if accelerator.num_processes > 1 else 1)
@@ -247,6 +280,10 @@ def _gradient_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) ->
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _trainable(weights: Iterable[Tensor]) -> list[Tensor]:
+    return [weight for weight in weights if weight.requires_grad]
 
 
 def _num_bytes(tensors: Iterable[Tensor]) -> int:

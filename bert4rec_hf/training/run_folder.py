@@ -1,6 +1,7 @@
 """The folder of a run: made once, and gone on with only by the same run."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def open_output(
     if is_resumed and not path.exists():
         raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
     if is_resumed:
-        before, now = flatten(json.loads(path.read_text())), flatten(identity)
+        before, now = _join_batches(json.loads(path.read_text())), _join_batches(identity)
         if changes := describe_changes(before, now):
             raise ValueError(
                 f"{output} cannot be resumed, as {changes}; go back to what it was, or "
@@ -44,6 +45,17 @@ def open_output(
         (output / "experiment.yaml").write_text(settings, encoding="utf-8")
         path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
+
+
+def _join_batches(identity: dict[str, Any]) -> dict[str, str]:
+    """Flatten an identity; processes and accumulation may change as long as their product stays.
+
+    A step then reads the same batches, whoever reads them.
+    """
+    settings = flatten(identity)
+    factors = ("num_processes", "experiment.training.gradient_accumulation_steps")
+    batches = math.prod(int(settings.pop(name)) for name in factors)
+    return settings | {" x ".join(factors): str(batches)}
 
 
 def describe_changes(before: dict[str, str], now: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from accelerate.utils import DistributedType, DynamoBackend
+from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
 
 from bert4rec_hf.data.collators import MaskedItemCollator
 from bert4rec_hf.data.negatives import NegativeSampler
@@ -143,11 +143,52 @@ def test_processes_sum_copies_of_gradients_and_accumulation_adds_the_largest_onc
     assert accumulated == expected + 4 * VOCAB * HIDDEN
 
 
-def test_sharding_divides_what_it_shards():
-    whole, found = estimate(), estimate(num_processes=4, distributed_type=DistributedType.FSDP)
-    assert found.parameters == whole.parameters // 4
+def estimate_sharded(processes=4, policy="transformer_based_wrap", reshard=True, **settings):
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy=policy, reshard_after_forward=reshard
+    )
+    state = SimpleNamespace(
+        dynamo_plugin=SimpleNamespace(backend=DynamoBackend.NO), fsdp_plugin=plugin
+    )
+    kind = DistributedType.FSDP
+    return estimate(num_processes=processes, distributed_type=kind, state=state, **settings)
+
+
+ROOT = 4 * (VOCAB * HIDDEN + 2 * HIDDEN)  # the item table and the last norm
+LAYER = 4 * (4 * HIDDEN * (HIDDEN + 1) + INTERMEDIATE * (2 * HIDDEN + 1) + HIDDEN + 4 * HIDDEN)
+
+
+def test_sharding_divides_what_it_shards_and_gathers_the_table_for_the_whole_step():
+    whole, found = estimate(), estimate_sharded()
+    assert found.parameters == whole.parameters // 4 + ROOT + 2 * LAYER
     assert found.optimizer_state == whole.optimizer_state // 4
-    assert found.activations == whole.activations
+    assert (found.activations, found.scores) == (whole.activations, whole.scores)
+
+
+def test_sharded_gradients_are_whole_before_they_are_dealt_out():
+    weights = weight_bytes(make_model())
+    assert estimate_sharded().gradients == weights // 4 + ROOT + 2 * LAYER
+    accumulated = estimate_sharded(gradient_accumulation_steps=3).gradients
+    assert accumulated == weights // 4 + weights + LAYER
+
+
+def test_without_units_a_sharded_model_is_gathered_whole():
+    weights = weight_bytes(make_model())
+    found = estimate_sharded(processes=3, policy="no_wrap")
+    assert found.parameters == weights // 3 + weights
+    assert found.gradients == weights // 3 + weights
+
+
+def test_units_that_stay_gathered_are_all_there_at_once():
+    weights = weight_bytes(make_model())
+    assert estimate_sharded(reshard=False).parameters == weights // 4 + weights
+
+
+def test_under_sharding_the_gradient_of_a_table_is_dense():
+    model = make_model(objective="gbce")
+    model.use_row_gradients()
+    found = estimate_sharded(model=model, batch=make_batch(num_negatives=31))
+    assert found.gradients == estimate_sharded().gradients
 
 
 def test_half_precision_saves_activations_in_half():

@@ -66,6 +66,7 @@ def plot_study(results: dict[str, Any], path: Path) -> None:
         axis.plot(tried, [trial["value"] for trial in ended], "o", color=COLORS[0], alpha=0.6)
         if values.get("log"):
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter("")  # or they would lie over each other
         axis.set_xlabel(name)
     others[0].set_ylabel("on validation")
     figure.savefig(path, dpi=120, metadata={"Software": None})

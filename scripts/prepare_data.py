@@ -5,7 +5,6 @@ python scripts/prepare_data.py ml1m ml-1m/ratings.dat --min-interactions 5 --out
 """
 
 import argparse
-import resource
 import sys
 import time
 from dataclasses import fields
@@ -20,6 +19,7 @@ from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.sources import SOURCES
 from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.process_memory import peak_resident_bytes
 
 SYNTHETIC_SETTINGS = {field.name: field for field in fields(SyntheticConfig)}
 del SYNTHETIC_SETTINGS["seed"]  # one seed for everything
@@ -72,8 +72,7 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
             print(f"not held out, {reason}: {count:,} users")
     for name, part in statistics["splits"].items():
         print(f"{name:<14}{part['histories']:>12,} histories")
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    peak = peak_resident_bytes() / 1e9
     print(f"fingerprint {statistics['fingerprint']}, {seconds:.1f} s, {peak:.2f} GB at the peak")
     print(f"written to {output}")
 

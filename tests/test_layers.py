@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "evaluation": set(),
     "modeling": set(),
     "tuners": set(),
-    "training": {"config", "evaluation"},
+    "training": {"config", "evaluation", "process_memory"},
     "hub": {"config", "data", "modeling", "tuners"},
     "recommender": {"data", "evaluation", "hub", "modeling", "tuners"},
     "measurement": LEAVES | {"hub"},
@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "scaling": {"config", "data", "evaluation", "experiment", "hub", "training"},
     "tuning": {"config", "evaluation", "experiment", "training"},
     "experiment": LEAVES | {"measurement", "training", "hub"},
-    "benchmark": LEAVES | {"training"},
+    "benchmark": LEAVES | {"process_memory", "training"},
+    "process_memory": set(),
     "__init__": set(),
 }
 

@@ -18,6 +18,7 @@ import torch
 
 from bert4rec_hf.benchmark.contestants import CONTESTANTS
 from bert4rec_hf.benchmark.task import Contestant, Task
+from bert4rec_hf.process_memory import peak_resident_bytes
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "recbole", "rectools", "replay-rec")
 
@@ -77,9 +78,7 @@ def peak_memory_bytes() -> int:
     """Most memory that this process has held so far: of the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in lines if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024
+    return peak_resident_bytes()
 
 
 def limit_memory(max_gb: float | None) -> None:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from bert4rec_hf.data.interactions import PreparationConfig
@@ -82,16 +83,53 @@ def test_every_setting_has_its_option(monkeypatch, capsys):
     assert "temporal" in text
 
 
+def leave_only(count, interactions):
+    """As many interactions as asked for: of the longest histories, the first is left out."""
+    firsts = interactions["user"].is_first_distinct()
+    return interactions.filter(~firsts | (firsts.cum_sum() > interactions.height - count))
+
+
+def write_movielens_csv(interactions, path):
+    """Write interactions as the csv files of MovieLens: numbers for names, user by user."""
+    number = pl.all().str.extract(r"(\d+)").cast(pl.Int32) + 1
+    names = interactions.select("user", "item").select(number)
+    columns = {"userId": names["user"], "movieId": names["item"], "rating": pl.lit(3.5)}
+    ratings = interactions.select(**columns, timestamp="timestamp")
+    ratings.sort("userId", "movieId").write_csv(path)
+
+
 @pytest.mark.slow
-def test_a_file_of_the_size_of_electronics_needs_little_memory(tmp_path):
-    """A stand-in of Amazon Electronics 5-core of 2018: 1.2 GB gzipped, 6.7 million reviews."""
-    config = SyntheticConfig(num_users=728_719, num_items=160_052, mean_length=9.3, max_length=50)
+@pytest.mark.parametrize(
+    ("source", "name", "counts", "shape", "max_gb"),
+    [
+        (  # 1.1 GB
+            "amazon_json",
+            "Electronics_5.json.gz",
+            {"users": 728_719, "items": 160_052, "interactions": 6_739_590},
+            {"mean_length": 9.3, "max_length": 50},
+            1.2,
+        ),
+        (  # 0.5 GB
+            "movielens_csv",
+            "ratings.csv",
+            {"users": 138_493, "items": 26_744, "interactions": 20_000_263},
+            {"mean_length": 144.5, "max_length": 3_000, "zipf_exponent": 1.0},
+            1.6,
+        ),
+    ],
+    ids=["Amazon Electronics 5-core of 2018", "MovieLens-20M"],
+)
+def test_a_file_of_full_size_needs_little_memory(tmp_path, source, name, counts, shape, max_gb):
+    """Stand-ins with the counts of the real files, in their format."""
+    write = {"amazon_json": write_amazon_json, "movielens_csv": write_movielens_csv}[source]
+    config = SyntheticConfig(num_users=counts["users"], num_items=counts["items"], **shape)
     interactions = generate_interactions(config).interactions
-    raw = tmp_path / "Electronics_5.json.gz"
-    write_amazon_json(interactions, raw)
-    arguments = ["amazon_json", raw, "--output", tmp_path / "made", "--min-interactions", 5]
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    write(leave_only(counts["interactions"], interactions), tmp_path / name)
+    command = [sys.executable, SCRIPT, source, tmp_path / name, "--output", tmp_path / "made"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    for what, count in counts.items():
+        assert re.search(rf"^{what} +{count:,} of {count:,}$", ran.stdout, re.MULTILINE), ran.stdout
     peak = float(re.search(r"([\d.]+) GB at the peak", ran.stdout)[1])
-    assert peak < 1.2, ran.stdout
-    assert f"of {interactions.height:,}" in ran.stdout
+    assert peak < max_gb, ran.stdout
+    dataset = load_prepared(tmp_path / "made")
+    assert (len(dataset.train), dataset.num_items) == (counts["users"], counts["items"])

@@ -44,7 +44,7 @@ def make_base():
     """Build the same base model again and again."""
 
     def make(kind=BERT4RecForMaskedItemModeling, **settings):
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         shape = {
             "vocab_size": 37,
             "hidden_size": 24,

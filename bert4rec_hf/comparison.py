@@ -157,7 +157,9 @@ def measure_run(
     test = dataset.test
 
     def evaluate(model: nn.Module) -> Evaluation:
-        scorer = ModelScorer(accelerator.prepare_model(model, evaluation_mode=True).eval())
+        scorer = ModelScorer(
+            accelerator.prepare_model(model, device_placement=True, evaluation_mode=True).eval()
+        )
         return evaluate_in_detail(scorer, test, test.targets, config, popularity)
 
     model = load_model(folder)

@@ -47,7 +47,9 @@ def measure(
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 
     def load(name: str | Path) -> nn.Module:
-        return accelerator.prepare_model(load_model(name), evaluation_mode=True).eval()
+        return accelerator.prepare_model(
+            load_model(name), device_placement=True, evaluation_mode=True
+        ).eval()
 
     def on(split: str, contestant: Scorer) -> dict[str, Any]:
         rows = getattr(dataset, split)

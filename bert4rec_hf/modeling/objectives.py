@@ -138,7 +138,7 @@ def sampled_softmax(
     of_negatives = of_negatives.float() - negatives.log_counts
     of_negatives = of_negatives.masked_fill(targets.unsqueeze(1) == negatives.ids, -torch.inf)
     log_sums = torch.logaddexp(of_targets.float(), of_negatives.logsumexp(dim=1))
-    return (log_sums - of_targets.float()) @ weights
+    return weighted_sum(log_sums - of_targets.float(), weights)
 
 
 def gbce(
@@ -166,7 +166,13 @@ def gbce(
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     wrong = F.softplus(of_negatives.float())  # -log(1 - probability)
     wrong = wrong.masked_fill(targets.unsqueeze(1) == negatives.ids, 0).sum(dim=1)
-    return (wrong - beta * F.logsigmoid(of_targets.float())) @ weights / (drawn + 1)
+    losses = wrong - beta * F.logsigmoid(of_targets.float())
+    return weighted_sum(losses, weights) / (drawn + 1)
+
+
+def weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
+    """Sum in single precision; autocast would have a product of vectors in half."""
+    return (losses * weights).sum()
 
 
 def _score_some(
@@ -205,7 +211,7 @@ def _full_softmax(  # noqa: PLR0913 - operators take no tuples
         if bias is not None:
             scores += bias[NUM_SPECIAL_IDS:]
         columns = (targets[part] - NUM_SPECIAL_IDS).clamp(min=0).unsqueeze(1)
-        loss += softmax_cross_entropy_(scores, columns) @ weights[part]
+        loss += weighted_sum(softmax_cross_entropy_(scores, columns), weights[part])
         scores.scatter_add_(1, columns, scores.new_full(columns.shape, -1))
         if trains[0]:
             by_states[part] = torch.mm(scores, rows) * weights[part].unsqueeze(1)

@@ -230,9 +230,8 @@ def _gather(model: nn.Module, accelerator: Accelerator) -> tuple[list[Tensor], l
     """Weights that FSDP gathers for the whole step, and those of the largest of its units."""
     units = [list(unit.parameters()) for unit in find_units(model, accelerator)]
     inside = {weight for unit in units for weight in unit}
-    return [w for w in model.parameters() if w not in inside], max(
-        units, key=_num_bytes, default=[]
-    )
+    outside = [weight for weight in model.parameters() if weight not in inside]
+    return outside, max(units, key=_num_bytes, default=[])
 
 
 def _gathered_bytes(model: nn.Module, accelerator: Accelerator) -> int:

@@ -111,4 +111,4 @@ def gather_model(bare: nn.Module, model: nn.Module) -> nn.Module:
     whole = copy.deepcopy(bare)
     for weight, share in zip(whole.parameters(), model.parameters(), strict=True):
         swap_tensors(weight, nn.Parameter(share.detach().full_tensor(), share.requires_grad))
-    return whole
+    return whole.to(next(model.parameters()).device)  # buffers, which some adapters have

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from bert4rec_hf.modeling import BERT4RecConfig, objectives
 from bert4rec_hf.modeling.objectives import (
+    OBJECTIVES,
     ItemTable,
     Negatives,
     SharedTable,
@@ -122,6 +123,17 @@ def test_full_softmax_in_half_precision_is_near_and_its_gradient_does_not_vanish
 def make_negatives():
     ids = torch.tensor([3, 5, 12, 12, 8, 2])
     return Negatives(ids, torch.tensor([0.5, 0.2, 0.7, 0.7, 0.1, 0.9]).log())
+
+
+@pytest.mark.parametrize("name", ["full_softmax", "sampled_softmax", "gbce"])
+def test_losses_are_summed_in_single_precision_under_autocast(name):
+    """Half precision has eight bits: sums of it are multiples of 1/32 from 4 on."""
+    inputs, negatives = make_inputs(), make_negatives()
+    shares = 4 * SHARES
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = OBJECTIVES[name](inputs[0], TARGETS, shares, ItemTable(*inputs[1:]), negatives)
+    assert loss.dtype == torch.float32
+    assert loss.item() != loss.bfloat16().item()
 
 
 def test_sampled_softmax_is_its_formula_in_value_and_gradient():

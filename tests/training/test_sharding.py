@@ -52,6 +52,7 @@ KINDS = {
     "430m": ("430m", LARGE),
     "full": ("full", {}),
     "lora": ("lora", {}),
+    "lora and items": ("lora", {"adapter.trainable_token_indices": "[5, 9, 40]"}),
     "ilora": ("ilora", {}),
     "ia3": ("ia3", {}),
 }
@@ -200,9 +201,8 @@ def copy_halfway(run, folder):
     shutil.copytree(run, folder / run.name)
     (newest,) = (folder / run.name / "checkpoints").glob("step-*6")
     shutil.rmtree(newest)
-    for name in ("results.json", "logs", "model"):
-        path = folder / run.name / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / run.name / "results.json").unlink()
+    shutil.rmtree(folder / run.name / "logs")
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +247,14 @@ def assert_same_results(ours, theirs):
 
 
 def load_weights(run):
-    (path,) = [*run.glob("model/model.safetensors"), *run.glob("adapter/adapter_model.safetensors")]
-    return load_file(path)
+    """Those of the last checkpoint, the rows of all processes put together."""
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    shares = [load_file(path) for path in sorted(newest.glob("model-*.safetensors"))]
+    return {name: torch.cat([rows[name] for rows in shares]) for name in shares[0]}
+
+
+def assert_same_weights(ours, theirs, atol=1e-4):
+    torch.testing.assert_close(load_weights(ours), load_weights(theirs), rtol=1e-4, atol=atol)
 
 
 @pytest.mark.slow
@@ -258,10 +264,9 @@ def test_processes_that_shard_learn_and_measure_what_one_does(kind, whole, shard
     assert list(curve) == list(range(1, 1 + len(curve)))
     assert losses(sharded / kind) == pytest.approx(curve, abs=1e-5)
     assert_same_results(sharded / kind, whole / kind)
-    # A step of AdamW has the same length whatever that of the gradient is, rounding included.
-    torch.testing.assert_close(
-        load_weights(sharded / kind), load_weights(whole / kind), rtol=1e-4, atol=2e-5
-    )
+    # The gradient of the keys' bias, which changes no attention, is rounding; and a step of AdamW
+    # has the same length whatever that of the gradient is.
+    assert_same_weights(sharded / kind, whole / kind, atol=1e-3 if kind == "half" else 1e-4)
 
 
 @pytest.mark.slow
@@ -296,9 +301,9 @@ def test_each_process_writes_its_shares_and_only_the_main_one_all_else(sharded):
     model = [load_file(checkpoint / f"model-{n}.safetensors") for n in (0, 1)]
     table = "model.embed_tokens.weight"
     assert [len(rows[table]) for rows in model] == [31, 31]
-    assert not any(
-        f"{table}/step" in load_file(checkpoint / "optimizer-1.safetensors") for _ in "1"
-    )
+    moments = [load_file(checkpoint / f"optimizer-{n}.safetensors") for n in (0, 1)]
+    assert [f"{table}/step" in each for each in moments] == [True, False]
+    assert [len(each[f"{table}/exp_avg"]) for each in moments] == [31, 31]
     assert "training.row_sparse is left out" in (sharded / "log.txt").read_text()
     assert len(list((sharded / "tied" / "logs").glob("*/events.out.tfevents.*"))) == 1
 
@@ -306,8 +311,7 @@ def test_each_process_writes_its_shares_and_only_the_main_one_all_else(sharded):
 @pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(whole, sharded):
     assert_same_results(sharded / "resumed" / "tied", whole / "tied")
-    weights = [load_weights(folder / "tied") for folder in (sharded / "resumed", whole)]
-    torch.testing.assert_close(*weights, rtol=1e-4, atol=2e-5)
+    assert_same_weights(sharded / "resumed" / "tied", whole / "tied")
     log = (sharded / "log.txt").read_text()
     assert "was written by 1 processes and 2 go on with it" in log
 
@@ -318,8 +322,7 @@ def test_one_process_goes_on_with_what_two_that_shard_began(root, run, whole, sh
     each = describe(root, "tied", tmp_path, processes=1)
     run(Path(each["config"]), Path(each["output"]), *each["arguments"], is_resumed=True)
     assert_same_results(tmp_path / "tied", whole / "tied")
-    weights = [load_weights(folder / "tied") for folder in (tmp_path, whole)]
-    torch.testing.assert_close(*weights, rtol=1e-4, atol=2e-5)
+    assert_same_weights(tmp_path / "tied", whole / "tied")
 
 
 @pytest.mark.slow
@@ -333,8 +336,7 @@ def test_three_processes_go_on_with_what_two_began(root, whole, sharded, tmp_pat
     assert "was written by 2 processes and 3 go on with it" in log
     for kind in (*kinds, "ia3"):
         assert_same_results(tmp_path / kind, whole / kind)
-        weights = [load_weights(folder / kind) for folder in (tmp_path, whole)]
-        torch.testing.assert_close(*weights, rtol=1e-4, atol=2e-5)
+        assert_same_weights(tmp_path / kind, whole / kind)
 
 
 @pytest.mark.slow

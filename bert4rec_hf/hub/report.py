@@ -206,7 +206,7 @@ def _share(share: float | None) -> str:
 def render_profiles(benchmarks: Results) -> Iterator[str]:
     """What the operations of profiled training steps took, the longest first."""
     rows = [
-        f"| {name} | {contestant['label']} | {operation['name']} | {operation['calls']} | "
+        f"| {name} | {contestant['label']} | {_operation(operation)} | {operation['calls']} | "
         f"{operation['time_share']:.0%} |"
         for name, benchmark in benchmarks.items()
         for contestant in benchmark["contestants"]
@@ -217,6 +217,11 @@ def render_profiles(benchmarks: Results) -> Iterator[str]:
         yield "Share of an operation itself in the time of all, of the profiled steps."
         head = ["benchmark", "configuration", "operation", "calls", "time"]
         yield "\n".join([*table_head(head), *rows])
+
+
+def _operation(operation: dict[str, Any]) -> str:
+    """Its name; that of a compiled graph is a number that says nothing."""
+    return "compiled graph" if "CompiledFxGraph" in operation["name"] else operation["name"]
 
 
 def render_adapters(comparisons: Results) -> Iterator[str]:

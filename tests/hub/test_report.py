@@ -15,7 +15,11 @@ def make_benchmark(device, rate, *, mode="train", precisions=("no", "bf16")):
             settings = {"precision": precision, "compile": "no", "batch_size": 64}
             settings["adapter"] = "lora" if precision == "bf16" else "none"
             label = f"{name}:precision={precision}"
-            operations = [{"name": "aten::mm", "side": "cpu", "calls": 7, "time_share": 0.31}]
+            names = {"aten::mm": 0.31, "## Call CompiledFxGraph f473weg ##": 0.2}
+            operations = [
+                {"name": name, "side": "cpu", "calls": 7, "time_share": share}
+                for name, share in names.items()
+            ]
             contestants.append(
                 {
                     "contestant": name,
@@ -55,6 +59,7 @@ def test_the_report_has_a_row_per_configuration_of_ours(benchmarks):
     assert report.count(row) == 1
     assert "recbole" not in report
     assert "| old | full_softmax:precision=no | aten::mm | 7 | 31% |" in report
+    assert "| old | full_softmax:precision=no | compiled graph | 7 | 20% |" in report
 
 
 def test_devices_stand_side_by_side_with_what_they_cannot_do(benchmarks):

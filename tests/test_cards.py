@@ -39,6 +39,7 @@ def test_the_list_is_not_empty():
     assert ROOT / "model_cards" / "results" / "ml1m-bert4rec.json" in RESULTS
     assert ROOT / "model_cards" / "results" / "comparisons" / "beauty_later.json" in COMPARISONS
     assert BENCHMARKS
+    assert ROOT / "model_cards" / "results" / "scaling" / "beauty-scaling.json" in SCALINGS
     assert ROOT / "model_cards" / "results" / "studies" / "ml100k-tune.json" in STUDIES
 
 

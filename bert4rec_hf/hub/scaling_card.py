@@ -45,13 +45,15 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         "",
         "measure = limit + Σ scale / (x / center)^exponent, fitted by least squares; in brackets "
         "the 95 % interval over seeds, which does not know whether the law has the right form. "
-        "The last column says how far it can be trusted: the largest size, predicted from the "
-        "others.",
+        "Exponents from 0.02 to 2 were tried: at 0.02 the measure goes like a logarithm, and its "
+        "limit cannot be told. The last column says how far a law can be trusted: the largest "
+        "size, predicted from the others.",
         "",
         *render_laws(results["laws"]),
         "",
         *render_parts(results["by_doubling"]),
-        f"Dataset `{first['dataset_fingerprint']}`, commit `{first['commit']}`, "
+        f"Dataset `{first['dataset_fingerprint']}`, trained at "
+        f"{', '.join(sorted({'`' + point['commit'] + '`' for point in points}))}, "
         f"{first['device']['name']}; {versions}.",
         "",
     ]

@@ -211,6 +211,19 @@ def override(sections: dict[str, dict[str, Any]], arguments: Sequence[str]) -> N
             raise ValueError(f"--{name} has the value {value!r}, which is not YAML") from error
 
 
+def join_names(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Name settings as a command line does.
+
+    >>> join_names({"training": {"max_steps": 10}})
+    {'training.max_steps': 10}
+    """
+    return {
+        f"{section}.{setting}": value
+        for section, settings in sections.items()
+        for setting, value in settings.items()
+    }
+
+
 def to_arguments(settings: dict[str, Any]) -> list[str]:
     """Write settings as a command line that `override` reads.
 

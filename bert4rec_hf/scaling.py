@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock, Timeout
 from huggingface_hub.dataclasses import strict
 
-from bert4rec_hf.config import build_section, override, read_yaml, to_arguments
+from bert4rec_hf.config import build_section, join_names, override, read_yaml, to_arguments
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.likelihood import cross_entropy
@@ -126,11 +126,7 @@ def load_scaling(path: Path, arguments: Sequence[str] = ()) -> ScalingStudy:
             f"{path}: sizes must name one size or more, each with settings such as "
             f"model.hidden_size, got {sizes}"
         )
-    fixed = {
-        f"{section}.{setting}": value
-        for section, settings in sections.items()
-        for setting, value in settings.items()
-    }
+    fixed = join_names(sections)
     study = ScalingStudy(path.stem, config, sizes, fixed)
     for run in study.runs():  # so that a mistake shows before any work is done
         study.build(run)

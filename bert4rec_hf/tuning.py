@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from huggingface_hub.dataclasses import strict
 
-from bert4rec_hf.config import build_section, override, read_yaml, to_arguments
+from bert4rec_hf.config import build_section, join_names, override, read_yaml, to_arguments
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.experiment import (
     Experiment,
@@ -141,11 +141,7 @@ def load_search(path: Path, arguments: Sequence[str] = ()) -> Search:
     override(sections, arguments)
     study = build_section(StudyConfig, sections.pop("study", {}), "study")
     declared = sections.pop("search", {})
-    fixed = {
-        f"{section}.{setting}": value
-        for section, settings in sections.items()
-        for setting, value in settings.items()
-    }
+    fixed = join_names(sections)
     ranges = {
         name: build_section(Range, values if isinstance(values, dict) else {}, f"search.{name}")
         for name, values in declared.items()

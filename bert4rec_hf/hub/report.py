@@ -153,8 +153,7 @@ def render_hardware(benchmarks: Results, everything: Sequence[Results]) -> Itera
     rates: dict[tuple[str, str, str], dict[str, float]] = {}
     for benchmark in benchmarks.values():
         for contestant, row in configurations(benchmark):
-            batch = f"batch {contestant['settings']['batch_size']}"
-            label = f"{contestant['label'].replace('batch_size', 'batch')}, {batch}"
+            label = f"{contestant['label']}, batch {contestant['settings']['batch_size']}"
             key = (benchmark["workload"]["name"], benchmark["shape"]["name"], label)
             rates.setdefault(key, {})[benchmark["device"]["name"]] = row["histories_per_second"][1]
     shared = {key: by_device for key, by_device in rates.items() if len(by_device) > 1}

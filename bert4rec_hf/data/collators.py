@@ -59,6 +59,19 @@ def count_places(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(firsts, lengths)
 
 
+def ask_for_next(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and labels of a causal model: each item is labelled with the next, the last one masked.
+
+    >>> ids, labels = ask_for_next(np.array([7, 8, 9, 5, 6]), np.array([3, 2]))
+    >>> ids.tolist(), labels.tolist()
+    ([7, 8, 1, 5, 1], [8, 9, -100, 6, -100])
+    """
+    last = np.cumsum(lengths) - 1
+    ids, labels = values.copy(), np.roll(values, -1)
+    ids[last], labels[last] = MASK_ID, IGNORE_INDEX
+    return ids, labels
+
+
 def left_padded(values: np.ndarray, lengths: np.ndarray, fill: int) -> Tensor:
     """Lay histories end to end into rows of equal length, the newest item in the last column.
 
@@ -100,6 +113,10 @@ class MaskedItemCollator:
 
     random_window_ratio: float | int = 0.0
     """Share of views that end at a random item of the history, not at its newest."""
+
+    is_causal: bool = False
+    """Ask every item for the next one instead, as a causal model is trained; nothing is masked but
+    the last item of a window, so that the others stand as far from the newest as at test time."""
 
     is_packed: bool = True
     """Lay the windows end to end in one row, without padding; or pad them to a rectangle."""
@@ -147,10 +164,14 @@ class MaskedItemCollator:
             is_last_item_view = is_last_item_view[order]
         places = count_places(lengths)
         values = views.values[np.repeat(starts, lengths) + places].astype(np.int64)
-        masked = self._choose_masked(places, lengths, keys, is_last_item_view)
+        if self.is_causal:
+            ids, labels = ask_for_next(values, lengths)
+        else:
+            masked = self._choose_masked(places, lengths, keys, is_last_item_view)
+            ids, labels = np.where(masked, MASK_ID, values), np.where(masked, values, IGNORE_INDEX)
         batch = self._pack if self.is_packed else self._pad
         drawn = self.negatives.draw(np.bitwise_xor.reduce(keys)) if self.negatives else {}
-        return batch(values, masked, places, lengths) | drawn
+        return batch(ids, labels, places, lengths) | drawn
 
     def _windows(
         self, lengths: np.ndarray, keys: np.ndarray, is_last_item_view: np.ndarray
@@ -188,26 +209,26 @@ class MaskedItemCollator:
         return masked
 
     def _pad(
-        self, values: np.ndarray, masked: np.ndarray, _: np.ndarray, lengths: np.ndarray
+        self, ids: np.ndarray, labels: np.ndarray, _: np.ndarray, lengths: np.ndarray
     ) -> dict[str, Tensor]:
-        input_ids = left_padded(np.where(masked, MASK_ID, values), lengths, PAD_ID)
+        input_ids = left_padded(ids, lengths, PAD_ID)
         return {
             "input_ids": input_ids,
             "attention_mask": (input_ids != PAD_ID).long(),
-            "labels": left_padded(np.where(masked, values, IGNORE_INDEX), lengths, IGNORE_INDEX),
+            "labels": left_padded(labels, lengths, IGNORE_INDEX),
         }
 
     def _pack(
-        self, values: np.ndarray, masked: np.ndarray, places: np.ndarray, lengths: np.ndarray
+        self, ids: np.ndarray, labels: np.ndarray, places: np.ndarray, lengths: np.ndarray
     ) -> dict[str, Tensor | int]:
         ends = np.cumsum(lengths)
-        positions = masked.nonzero()[0]
-        rows = [np.where(masked, MASK_ID, values), places, np.where(masked, values, IGNORE_INDEX)]
+        positions = (labels != IGNORE_INDEX).nonzero()[0]
+        rows = [ids, places, labels]
         if self.pad_to_multiple_of > 1:
-            filler = self._filler(len(values))
+            filler = self._filler(len(ids))
             # Masked positions in excess are those of the last item, which is filler.
             excess = -len(positions) % max(1, self.pad_to_multiple_of // MASKED_SHARE)
-            positions = np.append(positions, np.full(excess, len(values) + filler.sum() - 1))
+            positions = np.append(positions, np.full(excess, len(ids) + filler.sum() - 1))
             ends = np.append(ends, ends[-1] + np.cumsum(filler))
             fills = (PAD_ID, count_places(filler), IGNORE_INDEX)
             rows = [

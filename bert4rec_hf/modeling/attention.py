@@ -60,6 +60,8 @@ def packed_attention(
     packing: Packing,
     scaling: float,
     dropout: float = 0.0,
+    *,
+    is_causal: bool = False,
 ) -> Tensor:
     """Attend within each history, by the fastest way that the device and the settings allow.
 
@@ -70,16 +72,22 @@ def packed_attention(
         packing: Where the histories lie.
         scaling: Factor of the products.
         dropout: Share of attention weights dropped.
+        is_causal: Whether items see themselves and older ones only.
 
     Returns:
         (tokens, heads, head_dim)
     """
     if dropout == 0 and query.device.type == "cpu":
-        return _attend_by_length(query, key, value, packing.cu_seq_lens, scaling)[0]
+        return _attend_by_length(query, key, value, packing.cu_seq_lens, scaling, is_causal)[0]
     if dropout == 0 and _has_varlen(query):
         lengths, longest = packing.cu_seq_lens, packing.max_length
-        return varlen_attn(query, key, value, lengths, lengths, longest, longest, scale=scaling)
-    return _attend_padded(query, key, value, packing, scaling, dropout)
+        window = (-1, 0 if is_causal else -1)
+        return varlen_attn(
+            *(query, key, value, lengths, lengths, longest, longest),
+            scale=scaling,
+            window_size=window,
+        )
+    return _attend_padded(query, key, value, packing, scaling, dropout, is_causal)
 
 
 def _has_varlen(query: Tensor) -> bool:
@@ -93,7 +101,13 @@ def _has_varlen(query: Tensor) -> bool:
 
 
 def _attend_padded(  # noqa: PLR0913 - what every attention takes
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    scaling: float,
+    dropout: float,
+    is_causal: bool = False,
 ) -> Tensor:
     """Pad the histories, attend, and pack the result; shapes as in packed_attention."""
     starts = packing.cu_seq_lens[:-1, None]
@@ -102,6 +116,8 @@ def _attend_padded(  # noqa: PLR0913 - what every attention takes
     tokens = (starts + columns).clamp(max=len(query) - 1)  # (histories, length)
     # An empty history sees one item, so that no row is without any; nothing reads its output.
     sees = (columns < lengths.clamp(min=1))[:, None, None]
+    if is_causal:
+        sees = sees & (columns <= columns[:, None])
     padded = F.scaled_dot_product_attention(
         *(each[tokens].transpose(1, 2) for each in (query, key, value)),
         attn_mask=sees,
@@ -131,15 +147,20 @@ def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
 
 
 @library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
-def _attend_by_length(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
+def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_lens: Tensor,
+    scaling: float,
+    is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output (tokens, heads, head_dim) and log-sum-exp (tokens, heads); opaque to the compiler."""
     output = torch.empty(query.shape, dtype=query.dtype)
     sums = torch.empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
     for run in _runs(cu_seq_lens):
         attended, run_sums = _flash_forward(
-            _rows(query, run), _rows(key, run), _rows(value, run), scale=scaling
+            *(_rows(each, run) for each in (query, key, value)), 0.0, is_causal, scale=scaling
         )
         _rows(output, run).copy_(attended)
         _rows(sums, run).copy_(run_sums)
@@ -147,8 +168,13 @@ def _attend_by_length(
 
 
 @_attend_by_length.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, scaling: float
+def _(  # noqa: PLR0913 - as above
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_lens: Tensor,
+    scaling: float,
+    is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
     sums = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
     return query.new_empty(query.shape), sums
@@ -164,13 +190,14 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     sums: Tensor,
     cu_seq_lens: Tensor,
     scaling: float,
+    is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each (tokens, heads, head_dim)."""
     grads = tuple(torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
     for run in _runs(cu_seq_lens):
         inputs = (_rows(each, run) for each in (grad, query, key, value, output, sums))
         for whole, part in zip(
-            grads, _flash_backward(*inputs, 0.0, False, scale=scaling), strict=True
+            grads, _flash_backward(*inputs, 0.0, is_causal, scale=scaling), strict=True
         ):
             _rows(whole, run).copy_(part)
     return grads
@@ -186,21 +213,22 @@ def _(  # noqa: PLR0913 - as above
     sums: Tensor,
     cu_seq_lens: Tensor,
     scaling: float,
+    is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(each.new_empty(each.shape) for each in (query, key, value))
 
 
 def _save(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scaling = inputs
+    *tensors, ctx.scaling, ctx.is_causal = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx: object, grad: Tensor, _: Tensor) -> tuple:
     query, key, value, cu_seq_lens, output, sums = ctx.saved_tensors
     grads = _attend_by_length_backward(
-        grad, query, key, value, output, sums, cu_seq_lens, ctx.scaling
+        grad, query, key, value, output, sums, cu_seq_lens, ctx.scaling, ctx.is_causal
     )
-    return *grads, None, None
+    return *grads, None, None, None
 
 
 _attend_by_length.register_autograd(_backward, setup_context=_save)

@@ -38,6 +38,11 @@ class BERT4RecConfig(PreTrainedConfig):
     position_origin: str = "oldest"
     """Where positions are counted from: the oldest item of the input, or the newest."""
 
+    is_causal: bool = False
+    """Let items see older ones only, and each name the next: a SASRec of the same parts (Kang and
+    McAuley, 2018, https://arxiv.org/abs/1808.09781), to compare with. Its scores for the next item
+    stand at the newest item and not at the mask."""
+
     norm_first: bool = False
     """Normalize before attention and feed-forward network (and at the end), not after them."""
 

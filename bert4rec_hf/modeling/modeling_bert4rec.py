@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights, zeros_
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -142,13 +142,12 @@ def select(hidden: Tensor, keep: Tensor | None) -> Tensor:
 
 
 class BERT4RecAttention(nn.Module):
-    """Every item looks at every other, older and newer alike."""
-
-    is_causal = False
+    """Every item looks at every other, older and newer alike; in a causal model, at older ones."""
 
     def __init__(self, config: BERT4RecConfig):
         super().__init__()
         self.config = config
+        self.is_causal = config.is_causal
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -170,7 +169,10 @@ class BERT4RecAttention(nn.Module):
         )
         dropout = self.config.attention_dropout if self.training else 0.0
         if packing is not None:
-            output = packed_attention(query[0], key[0], value[0], packing, self.scaling, dropout)
+            output = packed_attention(
+                *(query[0], key[0], value[0], packing, self.scaling, dropout),
+                is_causal=self.is_causal,
+            )
             weights = None
         else:
             attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -361,13 +363,17 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
 
     def _lay_out_padded(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Layout:
         is_item = attention_mask.long()
+        if self.config.is_causal:
+            mask = create_causal_mask(
+                self.config, inputs_embeds, attention_mask, past_key_values=None
+            )
+        else:
+            mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
         return Layout(
             places=is_item.cumsum(1) * is_item - 1,
             lengths=is_item.sum(dim=1, keepdim=True),
             longest=inputs_embeds.shape[1],
-            mask=create_bidirectional_mask(
-                config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
-            ),
+            mask=mask,
         )
 
     def _lay_out_packed(
@@ -583,6 +589,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
     ) -> Tensor:
         """State of the mask behind each history; its product with an item's row is the score.
 
+        In a causal model, the state of the newest item.
+
         Args:
             input_ids: (batch, length) ids, padded on the left, the mask last; or (1, tokens),
                 packed, a mask at the end of each history.
@@ -594,9 +602,13 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         """
         if "cu_seq_lens_q" in packing:
             last = packing["cu_seq_lens_q"][1:] - 1
+            lengths = packing["cu_seq_lens_q"].diff()
         else:
             last = torch.arange(1, len(input_ids) + 1, device=input_ids.device)
             last = last * input_ids.shape[1] - 1
+            lengths = input_ids.ne(self.config.pad_token_id).sum(dim=1)
+        if self.config.is_causal:
+            last = last - lengths.gt(1).long()  # of a history without items, the mask after all
         outputs = self.model(
             input_ids=input_ids, attention_mask=attention_mask, keep=last, **packing
         )

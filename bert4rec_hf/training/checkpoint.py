@@ -46,6 +46,10 @@ class TrainingState:
     looks: list[dict[str, float]] = field(default_factory=list)
     """Step and validation metrics of every look."""
 
+    late_rise: float = 0.0
+    """How much of its best the last look has gained over all looks before the last fifth of the
+    steps, if it is the best; else 0."""
+
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""

@@ -1,5 +1,6 @@
 """One loop: from scratch or fine-tuning, on one device or many."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,12 @@ from bert4rec_hf.training.sharding import (
     shard_model,
 )
 
+logger = logging.getLogger(__name__)
+
 Metrics = dict[str, float]
+
+NOTABLE_RISE = 0.01
+"""Share of the metric that is more than the noise of a last look."""
 
 
 class TrainingRun:
@@ -122,6 +128,16 @@ class TrainingRun:
                 break
             pace.start()
         progress.close()
+        state.late_rise = late_rise(state.looks, config.metric)
+        if state.late_rise > NOTABLE_RISE and self.accelerator.is_main_process:
+            logger.warning(
+                "training stopped while validation still rose: %s gained %.1f %% in the last fifth "
+                "of the steps and was best at the last look; this model is not trained out, give "
+                "it more training.max_steps (%s now)",
+                config.metric,
+                100 * state.late_rise,
+                f"{config.max_steps:,}",
+            )
         return state
 
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
@@ -193,6 +209,23 @@ class TrainingRun:
             self.accelerator,
             self.config.keep_checkpoints,
         )
+
+
+def late_rise(looks: list[Metrics], metric: str) -> float:
+    """What the last look has gained over those before the last fifth of the steps, if it is best.
+
+    >>> looks = [{"step": 4, "ndcg@10": 0.2}, {"step": 9, "ndcg@10": 0.1}]
+    >>> round(late_rise([*looks, {"step": 10, "ndcg@10": 0.25}], "ndcg@10"), 3)
+    0.2
+
+    Returns:
+        Share of the best metric; 0 if it was reached before, or nothing was seen before.
+    """
+    last = looks[-1]
+    before = [look[metric] for look in looks if look["step"] <= 0.8 * last["step"]]
+    if not before or last[metric] <= 0 or last[metric] < max(look[metric] for look in looks):
+        return 0.0
+    return 1 - max(before) / last[metric]
 
 
 class _Pace:

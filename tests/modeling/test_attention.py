@@ -24,11 +24,14 @@ def make_packing(lengths=LENGTHS):
     return describe_packing(ends, max(lengths), sum(lengths))
 
 
-def one_history_at_a_time(query, key, value):
+def one_history_at_a_time(query, key, value, is_causal=False):
     outputs = []
     for parts in zip(*(each.split(LENGTHS) for each in (query, key, value)), strict=True):
         one_query, one_key, one_value = (part.transpose(0, 1) for part in parts)
-        weights = (one_query @ one_key.transpose(1, 2) * SCALING).softmax(dim=-1)
+        products = one_query @ one_key.transpose(1, 2) * SCALING
+        if is_causal:
+            products = products + torch.full(products.shape[1:], -torch.inf).triu(diagonal=1)
+        weights = products.softmax(dim=-1)
         outputs.append((weights @ one_value).transpose(0, 1))
     return torch.cat(outputs)
 
@@ -38,19 +41,22 @@ def value_and_gradients(output, inputs):
     return [output.detach(), *torch.autograd.grad(output, inputs, probe)]
 
 
-@pytest.mark.parametrize(
-    "attend",
-    [packed_attention, lambda *arguments: _attend_padded(*arguments, 0.0)],
-    ids=["by length", "padded"],
-)
-def test_packed_histories_attend_as_each_alone(attend):
+def attend_padded(*arguments, **kwargs):
+    return _attend_padded(*arguments, 0.0, **kwargs)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("attend", [packed_attention, attend_padded])
+def test_packed_histories_attend_as_each_alone(attend, is_causal):
     inputs = make_inputs()
-    actual = value_and_gradients(attend(*inputs, make_packing(), SCALING), inputs)
-    expected = value_and_gradients(one_history_at_a_time(*inputs), inputs)
-    torch.testing.assert_close(actual, expected)
+    output = attend(*inputs, make_packing(), SCALING, is_causal=is_causal)
+    expected = one_history_at_a_time(*inputs, is_causal)
+    torch.testing.assert_close(
+        value_and_gradients(output, inputs), value_and_gradients(expected, inputs)
+    )
 
 
-@pytest.mark.parametrize("attend", [packed_attention, lambda *a: _attend_padded(*a, 0.0)])
+@pytest.mark.parametrize("attend", [packed_attention, attend_padded])
 def test_empty_histories_change_nothing(attend):
     inputs = make_inputs()
     lengths = [2, 0, 2, 5, 1, 1, 7, 3, 3, 3, 0, 0]
@@ -78,12 +84,13 @@ def test_half_precision_is_near():
     torch.testing.assert_close(actual.double(), expected, rtol=0.03, atol=0.03)
 
 
-def test_the_operator_keeps_what_torch_asks_of_operators():
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_operator_keeps_what_torch_asks_of_operators(is_causal):
     inputs = make_inputs(torch.float32)
     ends = make_packing().cu_seq_lens
     library.opcheck(
         _attend_by_length,
-        (*inputs, ends, SCALING),
+        (*inputs, ends, SCALING, is_causal),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
 

@@ -141,6 +141,28 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):
     assert [look["step"] for look in state.looks] == [2, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize(
+    ("values", "rise"),
+    [
+        ([0.1, 0.2, 0.3, 0.35, 0.4], 1 / 8),  # .35 was seen at 8 of 10 steps
+        ([0.1, 0.2, 0.3, 0.398, 0.4], 1 / 200),
+        ([0.1, 0.5, 0.3, 0.35, 0.4], 0),
+        ([0.0, 0.0, 0.0, 0.0, 0.0], 0),
+    ],
+)
+def test_a_training_that_stopped_too_early_is_told(tmp_path, caplog, values, rise):
+    values = iter(values)
+    config = make_config(max_steps=10, evaluation_steps=2)
+    state = make_run(tmp_path, config).train(
+        make_loader(config), lambda model: {"ndcg@10": next(values)}, ignore
+    )
+    assert state.late_rise == pytest.approx(rise)
+    assert ("still rose" in caplog.text) == (rise > 0.01)
+    if rise > 0.01:
+        assert "12.5 %" in caplog.text
+        assert "more training.max_steps (10 now)" in caplog.text
+
+
 def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(tmp_path):
     config = make_config(keep_checkpoints=2)
     make_run(tmp_path, config).train(make_loader(config), constant, ignore)

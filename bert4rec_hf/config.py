@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 Section = TypeVar("Section")
 
 PUBLISHED = ("model", "hit_rate@10", "ndcg@10", "source")
+ITEM_INITIALIZATIONS = ("random", "co_occurrence")
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -33,6 +34,13 @@ class DataConfig:
 
     last_item_ratio: float | int = 0.1
     """Share of views in which just the last item is masked, as at test time."""
+
+    prefix_view_ratio: float | int = 0.0
+    """Share of views that are cut at random, and ask for the item behind each cut from those before
+    it: what is asked at test time, of several beginnings of a history at once."""
+
+    prefix_ratio: float | int = 0.5
+    """Expected share of items that such a view asks for."""
 
     random_window_ratio: float | int = 0.0
     """Share of views that end at a random item of the history, not at its newest."""
@@ -78,6 +86,10 @@ class TrainingConfig:
 
     schedule: str = "linear"
     """What the rate does after the warmup: `linear` or `cosine` to zero, or `constant`."""
+
+    item_initialization: str = "random"
+    """What item embeddings begin with: `random`, or `co_occurrence`, counted in the training part
+    and factorized, which saves tens of epochs."""
 
     weight_decay: float | int = 0.01
     """For matrices and embeddings; never for norms and biases."""
@@ -131,6 +143,13 @@ class TrainingConfig:
     def validate_warmup_ratio(self) -> None:
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+
+    def validate_item_initialization(self) -> None:
+        if self.item_initialization not in ITEM_INITIALIZATIONS:
+            raise ValueError(
+                f"item_initialization must be one of {', '.join(ITEM_INITIALIZATIONS)}, "
+                f"got {self.item_initialization!r}"
+            )
 
     def validate_schedule(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -50,6 +50,7 @@ from bert4rec_hf.modeling import (
 )
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import find_checkpoints
+from bert4rec_hf.training.item_vectors import co_occurrence_vectors, set_item_vectors
 from bert4rec_hf.training.launch import check_flags, check_launch, share_cores
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import (
@@ -140,6 +141,7 @@ def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
             build_model(experiment, SMALLEST_VOCABULARY)
         build_collator(experiment)
         check_metric(experiment)
+        check_initialization(experiment)
         check_trackers(experiment)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -158,6 +160,15 @@ def check_metric(experiment: Experiment) -> None:
         raise ValueError(
             f"training.metric must be one of {', '.join(measured)}, "
             f"got {experiment.training.metric!r}"
+        )
+
+
+def check_initialization(experiment: Experiment) -> None:
+    """Refuse to draw anew what a base model brings along."""
+    if experiment.base is not None and experiment.training.item_initialization != "random":
+        raise ValueError(
+            "training.item_initialization is for training from scratch, and base.model brings its "
+            f"item embeddings; leave it out, got {experiment.training.item_initialization!r}"
         )
 
 
@@ -237,15 +248,18 @@ def build_collator(
         popularity: (vocab,) interactions of each item in training, for the sampled objectives.
     """
     data, config = experiment.data, build_config(experiment, SMALLEST_VOCABULARY)
-    given = {"max_history_length": config.max_history_length}
+    given = {
+        "max_history_length": config.max_history_length,
+        "is_causal": config.is_causal,
+    }
     if config.objective in SAMPLED_OBJECTIVES:
         if popularity is None:
             popularity = np.zeros(SMALLEST_VOCABULARY)
         given["negatives"] = NegativeSampler(
             popularity, data.num_negatives, data.negative_distribution
         )
-    names = ("mask_ratio", "last_item_ratio", "random_window_ratio", "pad_to_multiple_of")
-    settings = {name: getattr(data, name) for name in names}
+    names = (each.name for each in dataclasses.fields(MaskedItemCollator))
+    settings = {name: getattr(data, name) for name in names if hasattr(data, name)}
     return build_section(MaskedItemCollator, settings, "data", **given)
 
 
@@ -379,6 +393,8 @@ def train_experiment(
         config=flatten({**identity, **origin}),
         init_kwargs=tracker_settings(output, is_resumed=is_resumed),
     )
+    if experiment.training.item_initialization == "co_occurrence":
+        begin_with_co_occurrence(model, dataset, experiment.training.seed)
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
@@ -407,6 +423,14 @@ def train_experiment(
         "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
         **origin,
     }
+
+
+def begin_with_co_occurrence(model: nn.Module, dataset: PreparedDataset, seed: int) -> None:
+    """Put what stands together in training close together in the item table."""
+    size = model.config.hidden_size
+    set_item_vectors(
+        model, co_occurrence_vectors(dataset.train, dataset.vocab_size, size, seed=seed)
+    )
 
 
 def tracker_settings(output: Path, *, is_resumed: bool) -> dict[str, dict[str, str]]:

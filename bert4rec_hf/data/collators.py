@@ -37,6 +37,74 @@ class Views(NamedTuple):
     """(batch,) uint64, what all random choices of a view are made of."""
 
 
+@dataclass
+class Tokens:
+    """A masked batch, its windows end to end."""
+
+    lengths: np.ndarray
+    """(batch,) tokens of each window."""
+
+    values: np.ndarray
+    """(tokens,) ids."""
+
+    labels: np.ndarray
+    """(tokens,) ids of masked items, -100 elsewhere."""
+
+    places: np.ndarray
+    """(tokens,) place in the window, from the oldest item."""
+
+    blocks: np.ndarray | None = None
+    """(tokens,) which tokens see which, as BERT4RecModel takes them; None where all see all."""
+
+
+def cut(tokens: Tokens, is_cut: np.ndarray, asked: np.ndarray) -> Tokens:
+    """Cut some windows, and put a mask at each cut that asks for the item behind it.
+
+    The last item of a cut window is asked for only, as no mask is there to see it.
+
+    >>> one = Tokens(np.array([3]), np.array([7, 8, 9]), np.full(3, -100), np.arange(3))
+    >>> views = cut(one, np.array([True]), np.array([False, True, False]))
+    >>> views.values.tolist(), views.labels.tolist(), views.places.tolist()
+    ([7, 1, 8, 1], [-100, 8, -100, 9], [0, 1, 1, 2])
+    >>> views.blocks.tolist() == [0, ~0, 1, ~1]
+    True
+
+    Args:
+        tokens: Windows of items.
+        is_cut: (batch,) which to cut.
+        asked: (tokens,) where to cut them, before the item; the first item is left alone.
+    """
+    last = np.cumsum(tokens.lengths) - 1
+    is_cut_item = np.repeat(is_cut, tokens.lengths)
+    asked = asked & is_cut_item & (tokens.places > 0)
+    asked[last[is_cut]] = True
+    stays = np.ones_like(asked)
+    stays[last[is_cut]] = False
+    blocks = np.cumsum(asked)
+    firsts = last + 1 - tokens.lengths
+    blocks -= np.repeat(blocks[firsts] - asked[firsts], tokens.lengths)
+    counts = asked.astype(np.int64) + stays
+    items = np.repeat(np.arange(len(counts)), counts)
+    is_mask = asked[items] & (np.diff(items, prepend=-1) > 0)
+    return Tokens(
+        np.add.reduceat(counts, firsts),
+        np.where(is_mask, MASK_ID, tokens.values[items]),
+        np.where(is_mask, tokens.values[items], tokens.labels[items]),
+        tokens.places[items],
+        np.where(is_mask, ~(blocks[items] - 1), blocks[items]),
+    )
+
+
+def shorter_first(tokens: Tokens) -> Tokens:
+    """Put windows of equal length side by side, as attention wants them."""
+    order = np.argsort(tokens.lengths, kind="stable")
+    lengths = tokens.lengths[order]
+    starts = (np.cumsum(tokens.lengths) - tokens.lengths)[order]
+    places = np.repeat(starts, lengths) + count_places(lengths)
+    rows = (tokens.values, tokens.labels, tokens.places, tokens.blocks)
+    return Tokens(lengths, *(None if row is None else row[places] for row in rows))
+
+
 def gather_examples(examples: Sequence[dict[str, Any]]) -> Views:
     """Lay the histories of a list end to end; their keys are drawn from torch where missing."""
     histories = [np.asarray(example["items"]) for example in examples]
@@ -97,9 +165,12 @@ def left_padded(values: np.ndarray, lengths: np.ndarray, fill: int) -> Tensor:
 class MaskedItemCollator:
     """Choose a window of each history, mask items in it, and lay the windows out as a batch.
 
-    Two kinds of view: some items masked at random, as in the paper; or just the last one, as at
-    test time. Given `view` keys, a view is the same in every process, worker and resumed run;
-    without them (in transformers' Trainer) the keys are drawn from torch's generator.
+    Three kinds of view: some items masked at random, as in the paper; just the last one, as at
+    test time; or the window cut at random places, and at each cut a mask that asks for the item
+    behind it and sees what lies before it, as at test time, too. Items see others up to the next
+    cut, so that all these beginnings of the window are read at once. Given `view` keys, a view is
+    the same in every process, worker and resumed run; without them (in transformers' Trainer) the
+    keys are drawn from torch's generator.
     """
 
     max_history_length: int
@@ -110,6 +181,12 @@ class MaskedItemCollator:
 
     last_item_ratio: float | int = 0.1
     """Share of views in which just the last item of the window is masked."""
+
+    prefix_view_ratio: float | int = 0.0
+    """Share of views that are cut, and ask for the item behind each of their beginnings."""
+
+    prefix_ratio: float | int = 0.5
+    """Expected share of items that such a view asks for; the last one always."""
 
     random_window_ratio: float | int = 0.0
     """Share of views that end at a random item of the history, not at its newest."""
@@ -130,9 +207,20 @@ class MaskedItemCollator:
     def validate_ratios(self) -> None:
         if not 0 < self.mask_ratio <= 1:
             raise ValueError(f"mask_ratio must be in (0, 1], got {self.mask_ratio}")
-        for name in ("last_item_ratio", "random_window_ratio"):
+        names = ("last_item_ratio", "prefix_view_ratio", "prefix_ratio", "random_window_ratio")
+        for name in names:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.last_item_ratio + self.prefix_view_ratio > 1:
+            raise ValueError(
+                "last_item_ratio and prefix_view_ratio are shares of the same views and must not "
+                f"exceed 1 together, got {self.last_item_ratio} and {self.prefix_view_ratio}"
+            )
+        if self.prefix_view_ratio and not self.is_packed:
+            raise ValueError(
+                "views with prefix_view_ratio can only be packed; leave is_packed=True, or set "
+                "prefix_view_ratio=0"
+            )
 
     def validate_pad_to_multiple_of(self) -> None:
         if self.pad_to_multiple_of < 1:
@@ -150,28 +238,32 @@ class MaskedItemCollator:
         Returns:
             Packed: `input_ids`, `position_ids` and `labels`, each (1, tokens), shorter windows
             first; `cu_seq_lens_q` and `cu_seq_lens_k` (histories + 1,); `max_length_q` and
-            `max_length_k`; `masked_positions` (masked,). Padded: `input_ids`, `attention_mask` and
+            `max_length_k`; `masked_positions` (masked,); where views are cut, `block_ids`
+            (1, tokens). Padded: `input_ids`, `attention_mask` and
             `labels`, each (batch, length). Where negatives are drawn: `negatives` and
             `negative_log_counts` (negatives,).
         """
         views = examples if isinstance(examples, Views) else gather_examples(examples)
-        is_last_item_view = uniform_draws(views.keys, 0) < self.last_item_ratio
+        kinds = uniform_draws(views.keys, 0)
+        is_last_item_view = kinds < self.last_item_ratio
+        is_cut = ~is_last_item_view & (kinds < self.last_item_ratio + self.prefix_view_ratio)
         firsts, ends = self._windows(views.lengths, views.keys, is_last_item_view)
-        lengths, starts, keys = ends - firsts, views.starts + firsts, views.keys
-        if self.is_packed:  # windows of equal length side by side, as attention wants them
-            order = np.argsort(lengths, kind="stable")
-            lengths, starts, keys = lengths[order], starts[order], keys[order]
-            is_last_item_view = is_last_item_view[order]
+        lengths, starts = ends - firsts, views.starts + firsts
         places = count_places(lengths)
         values = views.values[np.repeat(starts, lengths) + places].astype(np.int64)
+        tokens = Tokens(lengths, values, np.full_like(values, IGNORE_INDEX), places)
         if self.is_causal:
-            ids, labels = ask_for_next(values, lengths)
+            tokens.values[:], tokens.labels[:] = ask_for_next(values, lengths)
         else:
-            masked = self._choose_masked(places, lengths, keys, is_last_item_view)
-            ids, labels = np.where(masked, MASK_ID, values), np.where(masked, values, IGNORE_INDEX)
+            masked = self._choose_masked(places, lengths, views.keys, is_last_item_view)
+            masked &= ~np.repeat(is_cut, lengths)
+            tokens.labels[masked], tokens.values[masked] = values[masked], MASK_ID
+            if is_cut.any():
+                asked = uniform_draws(np.repeat(views.keys, lengths), places + 3)
+                tokens = cut(tokens, is_cut, asked < self.prefix_ratio)
         batch = self._pack if self.is_packed else self._pad
-        drawn = self.negatives.draw(np.bitwise_xor.reduce(keys)) if self.negatives else {}
-        return batch(ids, labels, places, lengths) | drawn
+        drawn = self.negatives.draw(np.bitwise_xor.reduce(views.keys)) if self.negatives else {}
+        return batch(tokens) | drawn
 
     def _windows(
         self, lengths: np.ndarray, keys: np.ndarray, is_last_item_view: np.ndarray
@@ -208,40 +300,36 @@ class MaskedItemCollator:
         masked[ends[is_last_item_view] - 1] = True
         return masked
 
-    def _pad(
-        self, ids: np.ndarray, labels: np.ndarray, _: np.ndarray, lengths: np.ndarray
-    ) -> dict[str, Tensor]:
-        input_ids = left_padded(ids, lengths, PAD_ID)
+    def _pad(self, tokens: Tokens) -> dict[str, Tensor]:
+        input_ids = left_padded(tokens.values, tokens.lengths, PAD_ID)
         return {
             "input_ids": input_ids,
             "attention_mask": (input_ids != PAD_ID).long(),
-            "labels": left_padded(labels, lengths, IGNORE_INDEX),
+            "labels": left_padded(tokens.labels, tokens.lengths, IGNORE_INDEX),
         }
 
-    def _pack(
-        self, ids: np.ndarray, labels: np.ndarray, places: np.ndarray, lengths: np.ndarray
-    ) -> dict[str, Tensor | int]:
-        ends = np.cumsum(lengths)
-        positions = (labels != IGNORE_INDEX).nonzero()[0]
-        rows = [ids, places, labels]
+    def _pack(self, tokens: Tokens) -> dict[str, Tensor | int]:
+        tokens = shorter_first(tokens)
+        ends, longest = np.cumsum(tokens.lengths), int(tokens.lengths.max())
+        positions = (tokens.labels != IGNORE_INDEX).nonzero()[0]
+        rows = {"input_ids": tokens.values, "position_ids": tokens.places, "labels": tokens.labels}
+        fills: dict[str, int | np.ndarray] = {"input_ids": PAD_ID, "labels": IGNORE_INDEX}
+        if tokens.blocks is not None:
+            rows["block_ids"], fills["block_ids"] = tokens.blocks, 0
         if self.pad_to_multiple_of > 1:
-            filler = self._filler(len(ids))
+            filler = self._filler(ends[-1])
+            fills["position_ids"] = count_places(filler)
             # Masked positions in excess are those of the last item, which is filler.
             excess = -len(positions) % max(1, self.pad_to_multiple_of // MASKED_SHARE)
-            positions = np.append(positions, np.full(excess, len(ids) + filler.sum() - 1))
+            positions = np.append(positions, np.full(excess, ends[-1] + filler.sum() - 1))
             ends = np.append(ends, ends[-1] + np.cumsum(filler))
-            fills = (PAD_ID, count_places(filler), IGNORE_INDEX)
-            rows = [
-                np.append(row, np.broadcast_to(fill, filler.sum()))
-                for row, fill in zip(rows, fills, strict=True)
-            ]
-        input_ids, position_ids, labels = (torch.from_numpy(row).unsqueeze(0) for row in rows)
+            rows = {
+                name: np.append(row, np.broadcast_to(fills[name], filler.sum()))
+                for name, row in rows.items()
+            }
         cu_seq_lens = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-        longest = int(lengths.max())
         return {
-            "input_ids": input_ids,
-            "position_ids": position_ids,
-            "labels": labels,
+            **{name: torch.from_numpy(row).unsqueeze(0) for name, row in rows.items()},
             "cu_seq_lens_q": cu_seq_lens,
             "cu_seq_lens_k": cu_seq_lens,
             "max_length_q": longest,

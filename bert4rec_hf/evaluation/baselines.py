@@ -86,6 +86,25 @@ def count_followers(
     return sparse.coo_array((ones, places), shape=(vocab_size, vocab_size)).tocsr()
 
 
+def similarity_by_co_occurrence(
+    histories: Sequence[np.ndarray], vocab_size: int, max_distance: int
+) -> sparse.csr_array:
+    """(vocab, vocab) how much items stand together in histories.
+
+    The co-occurrence c(i, j) of two items is the number of times they stand w = 1, 2, … places
+    apart, in either order, each time counted 1 / w. With n(i) interactions of an item,
+
+        similarity(i, j) = c(i, j) / sqrt((n(i) + 5) (n(j) + 5))
+
+    is their cosine, shrunk where evidence is thin. No item is similar to itself.
+    """
+    shrunk_popularity = count_popularity(histories, vocab_size) + 5
+    distances = range(1, max_distance + 1)
+    followers = sum(count_followers(histories, vocab_size, w) / w for w in distances)
+    scale = sparse.diags_array(shrunk_popularity.astype(np.float32) ** -0.5)
+    return (scale @ (followers + followers.T) @ scale).tocsr()
+
+
 def popularity(histories: Sequence[np.ndarray], vocab_size: int) -> PopularityScorer:
     """Recommend what is popular: an item's score is its number of interactions."""
     return PopularityScorer(count_popularity(histories, vocab_size))
@@ -99,19 +118,11 @@ def last_item(histories: Sequence[np.ndarray], vocab_size: int) -> NeighborScore
 def item_knn(histories: Sequence[np.ndarray], vocab_size: int) -> NeighborScorer:
     """Recommend what stood close to the newest items of the history, in the histories of others.
 
-    The co-occurrence c(i, j) of two items is the number of times they stand w = 1, 2 or 3 places
-    apart, in either order, each time counted 1 / w. With n(i) interactions of an item,
-
-        similarity(i, j) = c(i, j) / sqrt((n(i) + 5) (n(j) + 5))
-
-    is their cosine, shrunk where evidence is thin. The last 10 items of the history count, each
-    0.7 times as much as the one after it. No item is its own neighbor.
+    Close is up to 3 places. The last 10 items of the history count, each 0.7 times as much as the
+    one after it.
     """
-    shrunk_popularity = count_popularity(histories, vocab_size) + 5
-    followers = sum(count_followers(histories, vocab_size, w) / w for w in (1, 2, 3))
-    scale = sparse.diags_array(shrunk_popularity.astype(np.float32) ** -0.5)
-    similarity = scale @ (followers + followers.T) @ scale
-    return NeighborScorer(similarity.tocsr(), num_recent=10, decay=0.7)
+    similarity = similarity_by_co_occurrence(histories, vocab_size, max_distance=3)
+    return NeighborScorer(similarity, num_recent=10, decay=0.7)
 
 
 BASELINES: dict[str, Callable[[Sequence[np.ndarray], int], Scorer]] = {

@@ -2,8 +2,8 @@
 
 Three ways, one result. On CUDA `varlen_attn` takes the packed row as it is. On CPU, histories of
 equal length that lie side by side are one call of the fused kernel; the collator sorts them so.
-Where neither can be used (attention dropout, float32 or older devices on CUDA), the histories are
-laid out in padded rows for attention alone.
+Where neither can be used (attention dropout, float32 or older devices on CUDA, blocks on CUDA), the
+histories are laid out in padded rows for attention alone.
 """
 
 from typing import NamedTuple
@@ -33,10 +33,36 @@ class Packing(NamedTuple):
     """(tokens,) the history that an item belongs to."""
 
     places: Tensor
-    """(tokens,) place of an item in its history, from the oldest."""
+    """(tokens,) place of a token in its history, from the first."""
+
+    blocks: Tensor | None = None
+    """(tokens,) see `sees_by_block`; None where all see all."""
 
 
-def describe_packing(cu_seq_lens: Tensor, max_length: int, num_tokens: int) -> Packing:
+def sees_by_block(blocks: Tensor) -> Tensor:
+    """Which tokens of a history see which, where it is read as several of its beginnings at once.
+
+    A token sees those whose block is not after its own. Masks that nobody but themselves sees, of
+    block b, have the number ~b = -1 - b.
+
+    >>> sees_by_block(torch.tensor([0, 0, ~0, 1])).int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
+
+    Args:
+        blocks: (…, length)
+
+    Returns:
+        (…, length, length) True where the row's token sees the column's.
+    """
+    own = torch.where(blocks < 0, ~blocks, blocks).unsqueeze(-1)
+    others = blocks.unsqueeze(-2)
+    itself = torch.eye(blocks.shape[-1], dtype=torch.bool, device=blocks.device)
+    return (others >= 0) & (others <= own) | itself
+
+
+def describe_packing(
+    cu_seq_lens: Tensor, max_length: int | None, num_tokens: int, block_ids: Tensor | None = None
+) -> Packing:
     """Say of each item of a packed row which history it belongs to, and where it stands there.
 
     >>> packing = describe_packing(torch.tensor([0, 2, 5]), 3, 5)
@@ -45,15 +71,19 @@ def describe_packing(cu_seq_lens: Tensor, max_length: int, num_tokens: int) -> P
 
     Args:
         cu_seq_lens: (histories + 1,) cumulative lengths, from 0 to num_tokens.
-        max_length: Items of the longest history.
+        max_length: Items of the longest history; looked up when None.
         num_tokens: Items of the row.
+        block_ids: (1, tokens) who sees whom, see `sees_by_block`; None where all see all.
     """
+    if max_length is None:
+        max_length = int(cu_seq_lens.diff().max())
+    blocks = None if block_ids is None else block_ids[0]
     tokens = torch.arange(num_tokens, device=cu_seq_lens.device, dtype=cu_seq_lens.dtype)
     histories = torch.searchsorted(cu_seq_lens[1:], tokens, right=True)
-    return Packing(cu_seq_lens, max_length, histories, tokens - cu_seq_lens[histories])
+    return Packing(cu_seq_lens, max_length, histories, tokens - cu_seq_lens[histories], blocks)
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0913 - what every attention takes
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -78,8 +108,10 @@ def packed_attention(
         (tokens, heads, head_dim)
     """
     if dropout == 0 and query.device.type == "cpu":
-        return _attend_by_length(query, key, value, packing.cu_seq_lens, scaling, is_causal)[0]
-    if dropout == 0 and _has_varlen(query):
+        return _attend_by_length(
+            query, key, value, packing.cu_seq_lens, packing.blocks, scaling, is_causal
+        )[0]
+    if dropout == 0 and packing.blocks is None and _has_varlen(query):
         lengths, longest = packing.cu_seq_lens, packing.max_length
         window = (-1, 0 if is_causal else -1)
         return varlen_attn(
@@ -118,6 +150,8 @@ def _attend_padded(  # noqa: PLR0913 - what every attention takes
     sees = (columns < lengths.clamp(min=1))[:, None, None]
     if is_causal:
         sees = sees & (columns <= columns[:, None])
+    if packing.blocks is not None:
+        sees = sees & sees_by_block(packing.blocks[tokens]).unsqueeze(1)
     padded = F.scaled_dot_product_attention(
         *(each[tokens].transpose(1, 2) for each in (query, key, value)),
         attn_mask=sees,
@@ -146,12 +180,22 @@ def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
     return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
 
 
+def _mask(blocks: Tensor | None, run: tuple[int, int, int], dtype: torch.dtype) -> Tensor | None:
+    """(histories, 1, length, length) added to the products; None where all see all."""
+    start, end, length = run
+    if blocks is None or not blocks[start:end].any():
+        return None
+    sees = sees_by_block(blocks[start:end].view(-1, 1, length))
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, -torch.inf)
+
+
 @library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
 def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
     query: Tensor,
     key: Tensor,
     value: Tensor,
     cu_seq_lens: Tensor,
+    blocks: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -160,7 +204,11 @@ def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
     sums = torch.empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
     for run in _runs(cu_seq_lens):
         attended, run_sums = _flash_forward(
-            *(_rows(each, run) for each in (query, key, value)), 0.0, is_causal, scale=scaling
+            *(_rows(each, run) for each in (query, key, value)),
+            0.0,
+            is_causal,
+            attn_mask=_mask(blocks, run, query.dtype),
+            scale=scaling,
         )
         _rows(output, run).copy_(attended)
         _rows(sums, run).copy_(run_sums)
@@ -173,6 +221,7 @@ def _(  # noqa: PLR0913 - as above
     key: Tensor,
     value: Tensor,
     cu_seq_lens: Tensor,
+    blocks: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -189,6 +238,7 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     output: Tensor,
     sums: Tensor,
     cu_seq_lens: Tensor,
+    blocks: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,9 +246,9 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     grads = tuple(torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
     for run in _runs(cu_seq_lens):
         inputs = (_rows(each, run) for each in (grad, query, key, value, output, sums))
-        for whole, part in zip(
-            grads, _flash_backward(*inputs, 0.0, is_causal, scale=scaling), strict=True
-        ):
+        mask = _mask(blocks, run, query.dtype)
+        parts = _flash_backward(*inputs, 0.0, is_causal, attn_mask=mask, scale=scaling)
+        for whole, part in zip(grads, parts, strict=True):
             _rows(whole, run).copy_(part)
     return grads
 
@@ -212,6 +262,7 @@ def _(  # noqa: PLR0913 - as above
     output: Tensor,
     sums: Tensor,
     cu_seq_lens: Tensor,
+    blocks: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,11 +275,11 @@ def _save(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _backward(ctx: object, grad: Tensor, _: Tensor) -> tuple:
-    query, key, value, cu_seq_lens, output, sums = ctx.saved_tensors
+    query, key, value, cu_seq_lens, blocks, output, sums = ctx.saved_tensors
     grads = _attend_by_length_backward(
-        grad, query, key, value, output, sums, cu_seq_lens, ctx.scaling, ctx.is_causal
+        grad, query, key, value, output, sums, cu_seq_lens, blocks, ctx.scaling, ctx.is_causal
     )
-    return *grads, None, None, None
+    return *grads, None, None, None, None
 
 
 _attend_by_length.register_autograd(_backward, setup_context=_save)

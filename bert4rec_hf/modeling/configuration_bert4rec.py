@@ -7,6 +7,7 @@ from transformers.activations import ACT2FN
 NUM_SPECIAL_IDS = 2
 """Padding (0) and mask (1); the ids from here on are items."""
 
+POSITION_TYPES = ("learned", "rotary")
 POSITION_ORIGINS = ("oldest", "newest")
 
 
@@ -35,8 +36,15 @@ class BERT4RecConfig(PreTrainedConfig):
     max_history_length: int = 50
     """Positions of one input: the newest items of a history and the mask behind them."""
 
+    position_type: str = "learned"
+    """`learned`: a vector per position, added to the item's. `rotary`: attention turns by how far
+    apart items stand (Su et al., 2021, https://arxiv.org/abs/2104.09864)."""
+
+    rotary_base: float | int = 100
+    """The slowest turn takes nearly 2 pi times so many items."""
+
     position_origin: str = "oldest"
-    """Where positions are counted from: the oldest item of the input, or the newest."""
+    """Where learned positions are counted from: the oldest item of the input, or the newest."""
 
     is_causal: bool = False
     """Let items see older ones only, and each name the next: a SASRec of the same parts (Kang and
@@ -112,6 +120,20 @@ class BERT4RecConfig(PreTrainedConfig):
                 "max_history_length must hold at least an item and the mask behind it, "
                 f"got {self.max_history_length}"
             )
+
+    def validate_position_type(self) -> None:
+        if self.position_type not in POSITION_TYPES:
+            raise ValueError(
+                f"position_type must be one of {', '.join(POSITION_TYPES)}, "
+                f"got {self.position_type!r}"
+            )
+        if self.position_type == "rotary" and self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(
+                "rotary positions turn pairs of numbers, so that hidden_size / num_attention_heads "
+                f"must be even, got {self.hidden_size} / {self.num_attention_heads}"
+            )
+        if self.rotary_base <= 1:
+            raise ValueError(f"rotary_base must exceed 1, got {self.rotary_base}")
 
     def validate_position_origin(self) -> None:
         if self.position_origin not in POSITION_ORIGINS:

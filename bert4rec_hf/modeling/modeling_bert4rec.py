@@ -79,11 +79,15 @@ class ItemEmbedding(nn.Embedding):
 
 
 class BERT4RecEmbeddings(nn.Module):
-    """Item plus position, then the dropout (and, where norms come last, the norm) of BERT."""
+    """Item plus learned position, dropout, and the norm of BERT where norms come last."""
 
     def __init__(self, config: BERT4RecConfig):
         super().__init__()
-        self.positions = nn.Embedding(config.max_history_length, config.hidden_size)
+        self.positions = (
+            nn.Embedding(config.max_history_length, config.hidden_size)
+            if config.position_type == "learned"
+            else None
+        )
         self.norm = (
             nn.Identity()
             if config.norm_first
@@ -92,7 +96,32 @@ class BERT4RecEmbeddings(nn.Module):
         self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, item_embeddings: Tensor, position_ids: Tensor) -> Tensor:
-        return self.dropout(self.norm(item_embeddings + self.positions(position_ids)))
+        if self.positions is not None:
+            item_embeddings = item_embeddings + self.positions(position_ids)
+        return self.dropout(self.norm(item_embeddings))
+
+
+def turns_of(places: Tensor, config: BERT4RecConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles by which rotary positions turn pairs of numbers.
+
+    Args:
+        places: (batch, length) place of each item in its history.
+        config: Tells the size of a head and the base.
+
+    Returns:
+        Two of (batch, length, 1, head_dim / 2), float32.
+    """
+    head_dim = config.hidden_size // config.num_attention_heads
+    pairs = torch.arange(head_dim // 2, device=places.device)
+    angles = places.unsqueeze(-1) * config.rotary_base ** (-2 * pairs / head_dim)
+    return angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
+
+
+def turn(heads: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys, (batch, length, heads, head_dim), by the angles of their places."""
+    cosine, sine = (each.to(heads.dtype) for each in turns)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
 
 
 def eager_attention_forward(  # noqa: PLR0913 - the signature is transformers'
@@ -161,12 +190,15 @@ class BERT4RecAttention(nn.Module):
         attention_mask: Tensor | None,
         packing: Packing | None = None,
         keep: Tensor | None = None,
+        turns: tuple[Tensor, Tensor] | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
         heads = (*hidden.shape[:-1], -1, self.head_dim)
         query, key, value = (
             project(hidden).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if turns is not None:
+            query, key = turn(query, turns), turn(key, turns)
         dropout = self.config.attention_dropout if self.training else 0.0
         if packing is not None:
             output = packed_attention(
@@ -306,6 +338,7 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         max_length_q: int | None = None,
+        block_ids: Tensor | None = None,
         keep: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
@@ -321,6 +354,9 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             cu_seq_lens_q: (histories + 1,) cumulative lengths of packed histories, from 0 to
                 tokens; its presence says that the histories are packed.
             max_length_q: Items of the longest packed history; looked up when None.
+            block_ids: (1, tokens) who sees whom within packed histories that are read as several of
+                their beginnings at once, see `sees_by_block`; all see all when None. Needs
+                position_ids, as several tokens have one place.
             keep: (kept,) positions whose states are wanted, counted through the rows of the
                 batch; the last layer computes no others. All when None.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
@@ -341,7 +377,10 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
                 attention_mask = find_items(input_ids, inputs_embeds, self.config.pad_token_id)
             layout = self._lay_out_padded(inputs_embeds, attention_mask)
         else:
-            layout = self._lay_out_packed(inputs_embeds, cu_seq_lens_q, max_length_q)
+            packing = describe_packing(
+                cu_seq_lens_q, max_length_q, inputs_embeds.shape[1], block_ids
+            )
+            layout = self._lay_out_packed(packing, position_ids)
         if layout.longest > self.config.max_history_length:
             raise ValueError(
                 f"the input has {layout.longest} positions and the model reads at most "
@@ -350,12 +389,14 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         places = layout.places if position_ids is None else position_ids
         positions = count_positions(places, layout.lengths, self.config.position_origin)
         hidden = self.embeddings(inputs_embeds, positions)
+        turns = turns_of(places, self.config) if self.config.position_type == "rotary" else None
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
             hidden = layer(
                 hidden,
                 layout.mask,
                 packing=layout.packing,
+                turns=turns,
                 keep=keep if is_last else None,
                 **kwargs,
             )
@@ -376,16 +417,15 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             mask=mask,
         )
 
-    def _lay_out_packed(
-        self, inputs_embeds: Tensor, cu_seq_lens: Tensor, max_length: int | None
-    ) -> Layout:
-        if max_length is None:
-            max_length = int(cu_seq_lens.diff().max())
-        packing = describe_packing(cu_seq_lens, max_length, inputs_embeds.shape[1])
+    def _lay_out_packed(self, packing: Packing, position_ids: Tensor | None) -> Layout:
+        lengths, longest = packing.cu_seq_lens.diff(), packing.max_length
+        if packing.blocks is not None:  # several tokens have one place, and the last has the last
+            lengths = position_ids[0, packing.cu_seq_lens[1:] - 1] + 1
+            longest = min(longest, self.config.max_history_length)
         return Layout(
             places=packing.places.unsqueeze(0),
-            lengths=cu_seq_lens.diff()[packing.histories].unsqueeze(0),
-            longest=max_length,
+            lengths=lengths[packing.histories].unsqueeze(0),
+            longest=longest,
             packing=packing,
         )
 

@@ -128,16 +128,7 @@ class TrainingRun:
                 break
             pace.start()
         progress.close()
-        state.late_rise = late_rise(state.looks, config.metric)
-        if state.late_rise > NOTABLE_RISE and self.accelerator.is_main_process:
-            logger.warning(
-                "training stopped while validation still rose: %s gained %.1f %% in the last fifth "
-                "of the steps and was best at the last look; this model is not trained out, give "
-                "it more training.max_steps (%s now)",
-                config.metric,
-                100 * state.late_rise,
-                f"{config.max_steps:,}",
-            )
+        self._judge_end()
         return state
 
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
@@ -199,6 +190,20 @@ class TrainingRun:
         if metric > state.best_metric:
             state.best_metric, state.best_step, state.looks_since_best = metric, state.step, 0
             keep_best(model)
+
+    def _judge_end(self) -> None:
+        """Warn where validation still rose."""
+        metric, max_steps = self.config.metric, self.config.max_steps
+        self.state.late_rise = late_rise(self.state.looks, metric)
+        if self.state.late_rise > NOTABLE_RISE and self.accelerator.is_main_process:
+            logger.warning(
+                "training stopped while validation still rose: %s gained %.1f %% in the last fifth "
+                "of the steps and was best at the last look; this model is not trained out, give "
+                "it more training.max_steps (%s now)",
+                metric,
+                100 * self.state.late_rise,
+                f"{max_steps:,}",
+            )
 
     def _save_checkpoint(self) -> None:
         save_checkpoint(

@@ -14,6 +14,7 @@ from bert4rec_hf.data.collators import (
 )
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.negatives import NegativeSampler, uniform_draws
+from bert4rec_hf.modeling.attention import sees_by_block
 
 MASK = (2**64) - 1
 
@@ -286,3 +287,75 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 def test_left_padding_keeps_values_and_order():
     rows = left_padded(np.array([7, 8, 9, 4]), np.array([1, 3]), fill=-100)
     assert rows.tolist() == [[-100, -100, 7], [8, 9, 4]]
+
+
+def read_windows(batch):
+    """Per window the ids, labels, places and blocks of a packed batch."""
+    ends = batch["cu_seq_lens_q"].tolist()
+    rows = [batch[name][0] for name in ("input_ids", "labels", "position_ids", "block_ids")]
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        yield [row[start:end].tolist() for row in rows]
+
+
+@pytest.mark.parametrize("prefix_ratio", [0.0, 0.4, 1.0])
+def test_a_cut_window_asks_for_items_from_those_before_them_alone(prefix_ratio):
+    histories = [np.arange(2, 2 + length) + 100 * length for length in (1, 2, 3, 9, 17, 30)]
+    collator = MaskedItemCollator(
+        max_history_length=20,
+        last_item_ratio=0.0,
+        prefix_view_ratio=1.0,
+        prefix_ratio=prefix_ratio,
+    )
+    batch = collator([{"items": history, "view": 7} for history in histories])
+    by_length = {}
+    for ids, labels, places, blocks in read_windows(batch):
+        sees = sees_by_block(torch.tensor(blocks)).tolist()
+        targets = [label for label in labels if label >= 0]
+        window = histories[[1, 2, 3, 9, 17, 30].index(targets[-1] // 100)][-20:].tolist()
+        by_length[len(window)] = len(targets)
+        assert [value for value in ids if value > 1] == window[:-1]
+        assert [value == 1 for value in ids] == [label >= 0 for label in labels]
+        for value, label, place, row in zip(ids, labels, places, sees, strict=True):
+            seen = [other for other, is_seen in zip(ids, row, strict=True) if is_seen]
+            if value == 1:  # the mask sees what lies before the item it asks for, and itself
+                assert window[place] == label
+                assert seen == [*window[:place], 1]
+            else:  # an item sees a beginning of the window that holds it, up to the next cut
+                assert window[place] == value
+                asked = [other for other in targets if window.index(other) > place]
+                assert seen == window[: window.index(asked[0])]
+    counts = [by_length[length] for length in (1, 2, 3, 9, 17, 20)]
+    if prefix_ratio == 0.4:
+        assert 8 < sum(counts) < 30
+    else:
+        assert counts == ([1, 1, 2, 8, 16, 19] if prefix_ratio else [1] * 6)
+
+
+def test_cut_windows_lie_among_masked_ones():
+    collator = MaskedItemCollator(
+        max_history_length=20, mask_ratio=0.3, last_item_ratio=0.2, prefix_view_ratio=0.5
+    )
+    plain = MaskedItemCollator(max_history_length=20, mask_ratio=0.3, last_item_ratio=0.2)
+    histories = [np.arange(2, 14) + 20 * number for number in range(400)]
+    examples = [{"items": items, "view": 10 * n + 1} for n, items in enumerate(histories)]
+    batch = plain(examples)
+    others = {tuple(ids) for ids, *_ in read_windows(batch | {"block_ids": batch["labels"]})}
+    cut = 0
+    for ids, _, _, blocks in read_windows(collator(examples)):
+        cut += any(blocks)
+        assert any(blocks) or tuple(ids) in others
+    assert 150 < cut < 250
+
+
+def test_a_batch_without_cut_windows_has_no_blocks():
+    batch = MaskedItemCollator(max_history_length=9)([{"items": [2, 3, 4], "view": 1}])
+    assert "block_ids" not in batch
+
+
+def test_wrong_shares_of_views_are_refused():
+    with pytest.raises(
+        StrictDataclassError, match=r"must not exceed 1 together, got 0\.5 and 0\.6"
+    ):
+        MaskedItemCollator(max_history_length=9, last_item_ratio=0.5, prefix_view_ratio=0.6)
+    with pytest.raises(StrictDataclassError, match="can only be packed"):
+        MaskedItemCollator(max_history_length=9, prefix_view_ratio=0.6, is_packed=False)

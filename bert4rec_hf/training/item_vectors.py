@@ -1,0 +1,73 @@
+"""Item embeddings to begin with: items that stand close together in histories lie close together.
+
+What co-occurs is most of what there is to learn about rare items, and gradients take tens of epochs
+to find it; here it is counted, and factorized in seconds. Only the training part is looked at.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
+
+POWER_ITERATIONS = 4
+OVERSAMPLING = 16
+"""Of the randomized factorization: how near it comes to the exact one."""
+
+
+def co_occurrence_vectors(
+    histories: Sequence[np.ndarray],
+    vocab_size: int,
+    size: int,
+    *,
+    max_distance: int = 5,
+    seed: int = 0,
+) -> Tensor:
+    """Vectors whose products are near the similarity of items by co-occurrence.
+
+    The largest singular values S of the similarity U S V' give U sqrt(S), turned at random so that
+    all coordinates vary alike (Halko et al., 2011, https://arxiv.org/abs/0909.4061, for the
+    factorization; Levy and Goldberg, 2014, for the idea that trained embeddings do the same).
+
+    Args:
+        histories: Ids, oldest first.
+        vocab_size: Number of ids.
+        size: Coordinates of a vector.
+        max_distance: Places that two items may stand apart.
+        seed: Of the random turn, and of the factorization.
+
+    Returns:
+        (vocab, size) float32; zeros for items that stand close to no other.
+    """
+    similarity = similarity_by_co_occurrence(histories, vocab_size, max_distance).tocoo()
+    table = torch.sparse_coo_tensor(
+        np.stack(similarity.coords).astype(np.int64),
+        similarity.data.astype(np.float32),
+        similarity.shape,
+        check_invariants=True,
+    ).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tried = min(size + OVERSAMPLING, vocab_size)
+        left, values, _ = torch.svd_lowrank(table, q=tried, niter=POWER_ITERATIONS)
+        turn = torch.linalg.qr(torch.randn(size, size))[0]
+    vectors = (left * values.sqrt())[:, :size] @ turn[:tried]
+    return torch.where(torch.from_numpy(similarity.sum(axis=1) > 0).unsqueeze(1), vectors, 0)
+
+
+@torch.no_grad()
+def set_item_vectors(model: nn.Module, vectors: Tensor) -> None:
+    """Put vectors into the item tables, as large on average as what was drawn there.
+
+    Args:
+        model: Its input embeddings, and its output embeddings if they are others, have a row per
+            id.
+        vectors: (vocab, hidden); rows of zeros keep what was drawn.
+    """
+    is_known = vectors.any(dim=1)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    for table in dict.fromkeys(layer.weight for layer in layers):
+        drawn, known = table[is_known], vectors[is_known]
+        table[is_known] = (known * (drawn.norm() / known.norm())).to(table)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.training.item_vectors import co_occurrence_vectors, set_item_vectors
+
+VOCAB_SIZE = 14
+LONER = 13
+
+
+def make_histories():
+    generator = np.random.default_rng(0)
+    return [generator.integers(2, LONER, size=length) for length in (7, 2, 9, 5, 1, 12, 6)]
+
+
+def similarity_by_loops(histories, max_distance):
+    counts, popularity = np.zeros((VOCAB_SIZE, VOCAB_SIZE)), np.zeros(VOCAB_SIZE)
+    for history in histories:
+        for place, item in enumerate(history):
+            popularity[item] += 1
+            for other in range(len(history)):
+                distance = abs(place - other)
+                if 1 <= distance <= max_distance and history[other] != item:
+                    counts[item, history[other]] += 1 / distance
+    return counts / np.sqrt(np.outer(popularity + 5, popularity + 5))
+
+
+@pytest.mark.parametrize(("size", "max_distance"), [(VOCAB_SIZE, 3), (4, 3), (4, 5), (17, 2)])
+def test_products_of_vectors_are_the_nearest_there_are_to_the_similarity(size, max_distance):
+    histories = make_histories()
+    vectors = co_occurrence_vectors(histories, VOCAB_SIZE, size, max_distance=max_distance)
+    assert vectors.shape == (VOCAB_SIZE, size)
+    values, directions = np.linalg.eigh(similarity_by_loops(histories, max_distance))
+    kept = np.argsort(-abs(values))[:size]
+    expected = directions[:, kept] * abs(values[kept]) @ directions[:, kept].T
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=2e-3)
+
+
+def test_coordinates_vary_alike():
+    # Without the turn, the first coordinate would hold most of the variance.
+    generator = np.random.default_rng(0)
+    histories = [
+        2 + generator.integers(10) + 10 * generator.integers(20, size=8) for _ in range(300)
+    ]
+    spread = co_occurrence_vectors(histories, 202, 16).std(dim=0)
+    assert spread.max() / spread.min() < 3
+
+
+def test_vectors_depend_on_the_seed_and_on_nothing_else():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, third = (
+        co_occurrence_vectors(make_histories(), VOCAB_SIZE, 6, seed=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, third)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_tables_take_the_vectors_at_the_size_that_was_drawn(is_tied):
+    config = BERT4RecConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=6, tie_word_embeddings=is_tied, initializer_range=0.3
+    )
+    model = BERT4RecForMaskedItemModeling(config)
+    tables = [layer.weight for layer in (model.get_input_embeddings(), model.lm_head)]
+    drawn = [table.detach().clone() for table in tables]
+    vectors = co_occurrence_vectors(make_histories(), VOCAB_SIZE, 6)
+    set_item_vectors(model, vectors)
+    for table, before in zip(tables, drawn, strict=True):
+        for kept in (0, 1, LONER):
+            assert torch.equal(table[kept], before[kept])
+        items = slice(2, LONER)
+        assert table[items].norm().item() == pytest.approx(before[items].norm().item(), rel=1e-5)
+        ratios = table[items].detach() / vectors[items]
+        torch.testing.assert_close(ratios, ratios[0, 0].expand_as(ratios))

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "recommender": {"data", "evaluation", "hub", "modeling", "tuners"},
     "measurement": LEAVES | {"hub"},
     "comparison": LEAVES | {"hub", "measurement"},
+    "reading_length": {"data", "evaluation", "hub", "measurement"},
     "plots": {"evaluation", "hub"},
     "scaling": {"config", "data", "evaluation", "experiment", "hub", "training"},
     "tuning": {"config", "evaluation", "experiment", "training"},

@@ -1,10 +1,12 @@
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
@@ -47,6 +49,44 @@ def test_a_folder_is_measured_beside_the_baselines(folders, tmp_path, monkeypatc
         assert line.split()[:2] == [name, f"{evaluation['metrics']['hit_rate@10']:.4f}"]
     assert results["test"]["protocol"]["num_histories"] == 97
     assert results["commit"]
+
+
+def test_a_model_is_measured_at_several_lengths(folders, tmp_path, monkeypatch, capsys):
+    model, dataset = folders
+    output = tmp_path / "lengths.json"
+    run(monkeypatch, model, "--dataset", dataset, "--lengths", 9, 3, "--output", output)
+    results = json.loads(output.read_text())
+    assert results["lengths"].keys() == {"9", "3"}
+    run(monkeypatch, model, "--dataset", dataset, "--output", tmp_path / "whole.json")
+    whole = json.loads((tmp_path / "whole.json").read_text())["test"]["metrics"]
+    assert results["lengths"]["9"]["metrics"] == whole
+    folder = tmp_path / "short"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_history_length": 3}))
+    tensors = load_file(folder / "model.safetensors")
+    positions = "model.embeddings.positions.weight"
+    tensors[positions] = tensors[positions][:3].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    run(monkeypatch, folder, "--dataset", dataset, "--output", tmp_path / "short.json")
+    short = json.loads((tmp_path / "short.json").read_text())["test"]["metrics"]
+    assert results["lengths"]["3"]["metrics"] == short != whole
+    assert results["lengths"]["3"]["histories_per_second"] > 0
+    assert "| 9, as in training |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1, 5], "--lengths must be different numbers from 2, an item and the mask, got [1, 5]"),
+        ([5, 5], "--lengths must be different numbers from 2, an item and the mask, got [5, 5]"),
+        ([9, 10], "must not exceed the 9 positions that the model has learned, got 10"),
+    ],
+)
+def test_lengths_that_cannot_be_read_are_refused(folders, monkeypatch, capsys, lengths, message):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folders[0], "--dataset", folders[1], "--lengths", *lengths)
+    assert message in capsys.readouterr().err
 
 
 def test_sampled_ranking_is_marked(folders, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bert4rec_hf.benchmark.report import render_markdown
+from bert4rec_hf.hub.ablation_card import render_ablation_card
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
 from bert4rec_hf.hub.report import is_drawn, render_report
@@ -56,7 +57,7 @@ def render_benchmarks(benchmarks: Results) -> str:
 def read_results() -> dict[str, Results]:
     """Read all results files, by the kind they are of."""
     folder = ROOT / "model_cards" / "results"
-    kinds = ("scaling", "benchmarks", "comparisons", "studies")
+    kinds = ("scaling", "benchmarks", "comparisons", "studies", "ablations")
     return {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
 
 
@@ -83,6 +84,7 @@ def main() -> None:
     write_cards(results["runs"], lambda _, run: render_card(run))
     write_cards(results["comparisons"], render_comparison_card, plot_comparison)
     write_cards(results["studies"], render_study_card, plot_study)
+    write_cards(results["ablations"], render_ablation_card)
     write_cards(results["scaling"], render_scaling_card, plot_scaling)
     for name, benchmark in results["benchmarks"].items():
         if is_drawn(benchmark):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bert4rec_hf.ablation import load_ablation
 from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment import load_experiment
+from bert4rec_hf.hub.ablation_card import render_ablation_card
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
 from bert4rec_hf.hub.report import is_drawn
@@ -26,6 +28,10 @@ BENCHMARKS = sorted((ROOT / "model_cards" / "results" / "benchmarks").glob("*.js
 COMPARISONS = sorted((ROOT / "model_cards" / "results" / "comparisons").glob("*.json"))
 STUDIES = sorted((ROOT / "model_cards" / "results" / "studies").glob("*.json"))
 SCALINGS = sorted((ROOT / "model_cards" / "results" / "scaling").glob("*.json"))
+POINT = ("size", "max_steps", "seed")
+"""What tells the points of a study of scale apart."""
+
+ABLATIONS = sorted((ROOT / "model_cards" / "results" / "ablations").glob("*.json"))
 RESULTS = sorted((ROOT / "model_cards" / "results").glob("*.json"))
 
 
@@ -119,18 +125,34 @@ def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, mon
     dataset, _, name = path.stem.partition("-")
     monkeypatch.chdir(ROOT)
     study = load_scaling(ROOT / "configs" / dataset / f"{name}.yaml")
-    assert {key: results[key] for key in study.describe()} == study.describe()
-    points = {(p["size"], p["max_steps"], p["seed"]): p for p in results["points"]}
-    assert points.keys() == {(run.size, run.max_steps, run.seed) for run in study.runs()}
+    assert {key: results[key] for key in study.description} == study.description
+    points = {tuple(point[key] for key in POINT): point for point in results["points"]}
+    assert points.keys() == {tuple(run.labels[key] for key in POINT) for run in study.runs}
     assert len({point["dataset_fingerprint"] for point in points.values()}) == 1
     for point in points.values():
         assert not point["commit"].endswith("-dirty")
         assert point["device"]["name"]
 
 
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_a_committed_ablation_has_all_runs_of_a_committed_config(path, monkeypatch):
+    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    text = card.read_text(encoding="utf-8")
+    assert text == render_ablation_card(path.stem, results), "run scripts/report.py"
+    dataset, _, name = path.stem.partition("-")
+    monkeypatch.chdir(ROOT)
+    study = load_ablation(ROOT / "configs" / dataset / f"{name}.yaml")
+    assert {key: results[key] for key in study.description} == study.description
+    points = {(point["change"], point["seed"]): point for point in results["points"]}
+    assert points.keys() == {(run.labels["change"], run.labels["seed"]) for run in study.runs}
+    assert len({point["dataset_fingerprint"] for point in points.values()}) == 1
+    for point in points.values():
+        assert not point["commit"].endswith("-dirty")
+
+
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
-    files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS]
+    files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS, *ABLATIONS]
     assert cards - {"benchmarks", "report"} == {path.stem for path in files}
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from bert4rec_hf.ablation import load_ablation
 from bert4rec_hf.experiment import build_config, build_model, load_experiment
 from bert4rec_hf.modeling import OBJECTIVES
 from bert4rec_hf.scaling import load_scaling
@@ -14,13 +15,15 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")
 SEARCHES = [path for path in FILES if path.stem.startswith("tune")]
 SCALINGS = [path for path in FILES if path.stem.startswith("scaling")]
-EXPERIMENTS = [path for path in FILES if path not in SEARCHES + SCALINGS]
+ABLATIONS = [path for path in FILES if path.stem.startswith("ablation")]
+EXPERIMENTS = [path for path in FILES if path not in SEARCHES + SCALINGS + ABLATIONS]
 
 
 def test_the_list_is_not_empty():
     assert CONFIGS / "synthetic" / "bert4rec.yaml" in EXPERIMENTS
     assert CONFIGS / "ml100k" / "tune.yaml" in SEARCHES
     assert CONFIGS / "beauty" / "scaling.yaml" in SCALINGS
+    assert CONFIGS / "beauty" / "ablation.yaml" in ABLATIONS
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(CONFIGS)))
@@ -74,12 +77,23 @@ def test_a_study_of_scale_has_five_sizes_over_two_orders_of_magnitude(path, monk
     monkeypatch.chdir(CONFIGS.parent)
     study = load_scaling(path)
     encoders = []
-    for run in study.runs():
+    for run in study.runs:
         with torch.device("meta"):
             encoders.append(build_model(study.build(run), vocab_size=101).model.layers)
     sizes = {sum(weight.numel() for weight in layers.parameters()) for layers in encoders}
     assert len(sizes) >= 5
     assert max(sizes) > 100 * min(sizes)
-    assert len(study.config.seeds) >= 3
+    assert len(study.description["study"]["seeds"]) >= 3
     command = f"python scripts/scale.py configs/{path.relative_to(CONFIGS)} --output"
+    assert command in path.read_text()
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_an_ablation_changes_settings_that_the_experiment_has(path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    study = load_ablation(path)
+    recipe, *changed = [study.build(run) for run in study.runs]
+    assert len(changed) > 5
+    assert all(experiment != recipe for experiment in changed)
+    command = f"python scripts/ablate.py configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()

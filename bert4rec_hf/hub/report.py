@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .ablation_card import render_changes
 from .comparison_card import describe_differences, table_head
 from .scaling_card import render_laws, render_parts, render_sizes
 
@@ -30,7 +31,12 @@ DEVICE_KEYS = ("type", "name", "compute_capability", "capability", "memory_bytes
 
 
 def render_report(
-    runs: Results, scaling: Results, benchmarks: Results, comparisons: Results, studies: Results
+    runs: Results,
+    scaling: Results,
+    benchmarks: Results,
+    comparisons: Results,
+    studies: Results,
+    ablations: Results,
 ) -> str:
     """Put everything into one Markdown file.
 
@@ -40,10 +46,12 @@ def render_report(
         benchmarks: What `scripts/benchmark.py` wrote.
         comparisons: What `compare_folders` returned.
         studies: What `run_search` returned.
+        ablations: What `run_ablation` returned.
     """
     sections = [
         INTRODUCTION,
         *render_accuracy(runs, scaling),
+        *render_ablations(ablations),
         *render_scaling(scaling),
         *render_configurations(benchmarks),
         *render_hardware(benchmarks, [runs, scaling, benchmarks, comparisons, studies]),
@@ -68,6 +76,14 @@ def render_accuracy(runs: Results, scaling: Results) -> Iterator[str]:
     for name, study in scaling.items():
         yield f"[{name}]({name}.md), mean ± standard deviation over seeds:"
         yield render_sizes(study["points"])
+
+
+def render_ablations(ablations: Results) -> Iterator[str]:
+    """What each part of a recipe is worth."""
+    for name, ablation in ablations.items():
+        yield f"## What each part gives: {name}"
+        yield f"[Validation]({name}.md) of `{ablation['study']['experiment']}`, one thing changed:"
+        yield render_changes(ablation)
 
 
 def render_scaling(scaling: Results) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""The card of an ablation: every figure in it is taken from its results file."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .comparison_card import table_head
+
+
+def render_ablation_card(name: str, results: dict[str, Any]) -> str:
+    """Tell in Markdown what was changed, and what each change did.
+
+    Args:
+        name: Of the results file, without its ending.
+        results: As `run_ablation` returns them.
+    """
+    points = results["points"]
+    first, config = points[0], results["study"]
+    versions = ", ".join(f"{library} {number}" for library, number in first["versions"].items())
+    seeds = len(config["seeds"])
+    lines = [
+        f"# {name}",
+        "",
+        f"`{config['experiment']}` with one thing changed at a time, "
+        f"{'one seed' if seeds == 1 else f'{seeds} seeds'} each; on validation, full ranking, the "
+        f"best look of each training. {describe_fixed(results['fixed'])}".rstrip(),
+        "",
+        render_changes(results),
+        "",
+        f"Dataset `{first['dataset_fingerprint']}`, trained at "
+        f"{', '.join(sorted({'`' + point['commit'] + '`' for point in points}))}, "
+        f"{first['device']['name']}; {versions}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def describe_fixed(fixed: dict[str, Any]) -> str:
+    """The settings that all trainings share and the experiment does not have.
+
+    >>> describe_fixed({"training.max_steps": 9})
+    'All have `training.max_steps` 9.'
+    """
+    return f"All have {describe_settings(fixed)}." if fixed else ""
+
+
+def describe_settings(settings: dict[str, Any]) -> str:
+    """Names and values in words."""
+    return ", ".join(f"`{name}` {value}" for name, value in settings.items())
+
+
+def render_changes(results: dict[str, Any]) -> str:
+    """One line per change: its settings, its metrics, and what is lost or won by it."""
+    head = ["change", "settings", "HR@10", "NDCG@10", "NDCG@10 by it", "s"]
+    return "\n".join([*table_head(head), *_rows(results)])
+
+
+def _rows(results: dict[str, Any]) -> Iterator[str]:
+    unchanged = results["rows"][0]
+    for row in results["rows"]:
+        seconds = [p["train_seconds"] for p in results["points"] if p["change"] == row["change"]]
+        by_it = row["ndcg@10"] / unchanged["ndcg@10"] - 1
+        cells = [
+            row["change"].replace("_", " "),
+            describe_settings(results["changes"].get(row["change"], {})),
+            _measured(row, "hit_rate@10"),
+            _measured(row, "ndcg@10"),
+            "" if row is unchanged else f"{by_it:+.1%}",
+            f"{sum(seconds) / len(seconds):,.0f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _measured(row: dict[str, Any], metric: str) -> str:
+    deviation = row[f"{metric}_deviation"]
+    return f"{row[metric]:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")

@@ -17,7 +17,12 @@ from huggingface_hub.errors import StrictDataclassError
 Section = TypeVar("Section")
 
 PUBLISHED = ("model", "hit_rate@10", "ndcg@10", "source")
-ITEM_INITIALIZATIONS = ("random", "co_occurrence")
+INITIALIZATIONS = {
+    "item_initialization": ("random", "co_occurrence"),
+    "attention_initialization": ("random", "average"),
+}
+"""What weights may begin with, by the name of the setting."""
+
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -91,6 +96,10 @@ class TrainingConfig:
     """What item embeddings begin with: `random`, or `co_occurrence`, counted in the training part
     and factorized, which saves tens of epochs."""
 
+    attention_initialization: str = "random"
+    """What attention begins with: `random`, or `average`, with which an untrained model reads the
+    mean of the history's items, and everything else is a small correction to it."""
+
     weight_decay: float | int = 0.01
     """For matrices and embeddings; never for norms and biases."""
 
@@ -144,12 +153,10 @@ class TrainingConfig:
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
 
-    def validate_item_initialization(self) -> None:
-        if self.item_initialization not in ITEM_INITIALIZATIONS:
-            raise ValueError(
-                f"item_initialization must be one of {', '.join(ITEM_INITIALIZATIONS)}, "
-                f"got {self.item_initialization!r}"
-            )
+    def validate_initializations(self) -> None:
+        for name, known in INITIALIZATIONS.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
     def validate_schedule(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bert4rec_hf.config import (
+    INITIALIZATIONS,
     BaseConfig,
     CardConfig,
     DataConfig,
@@ -50,7 +51,11 @@ from bert4rec_hf.modeling import (
 )
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import find_checkpoints
-from bert4rec_hf.training.item_vectors import co_occurrence_vectors, set_item_vectors
+from bert4rec_hf.training.initialization import (
+    begin_with_average,
+    co_occurrence_vectors,
+    set_item_vectors,
+)
 from bert4rec_hf.training.launch import check_flags, check_launch, share_cores
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import (
@@ -165,11 +170,13 @@ def check_metric(experiment: Experiment) -> None:
 
 def check_initialization(experiment: Experiment) -> None:
     """Refuse to draw anew what a base model brings along."""
-    if experiment.base is not None and experiment.training.item_initialization != "random":
-        raise ValueError(
-            "training.item_initialization is for training from scratch, and base.model brings its "
-            f"item embeddings; leave it out, got {experiment.training.item_initialization!r}"
-        )
+    for name in INITIALIZATIONS:
+        value = getattr(experiment.training, name)
+        if experiment.base is not None and value != "random":
+            raise ValueError(
+                f"training.{name} is for training from scratch, and base.model brings its "
+                f"weights; leave it out, got {value!r}"
+            )
 
 
 def check_trackers(experiment: Experiment) -> None:
@@ -393,8 +400,7 @@ def train_experiment(
         config=flatten({**identity, **origin}),
         init_kwargs=tracker_settings(output, is_resumed=is_resumed),
     )
-    if experiment.training.item_initialization == "co_occurrence":
-        begin_with_co_occurrence(model, dataset, experiment.training.seed)
+    initialize(model, dataset, experiment.training)
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoints := find_checkpoints(output / "checkpoints"):
         run.resume(checkpoints[-1])
@@ -425,12 +431,16 @@ def train_experiment(
     }
 
 
-def begin_with_co_occurrence(model: nn.Module, dataset: PreparedDataset, seed: int) -> None:
-    """Put what stands together in training close together in the item table."""
-    size = model.config.hidden_size
-    set_item_vectors(
-        model, co_occurrence_vectors(dataset.train, dataset.vocab_size, size, seed=seed)
-    )
+def initialize(model: nn.Module, dataset: PreparedDataset, config: TrainingConfig) -> None:
+    """Give the weights what the settings want them to begin with, where that is not as drawn."""
+    if config.item_initialization == "co_occurrence":
+        size = model.config.hidden_size
+        set_item_vectors(
+            model,
+            co_occurrence_vectors(dataset.train, dataset.vocab_size, size, seed=config.seed),
+        )
+    if config.attention_initialization == "average":
+        begin_with_average(model.base_model.layers)
 
 
 def tracker_settings(output: Path, *, is_resumed: bool) -> dict[str, dict[str, str]]:

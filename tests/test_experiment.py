@@ -20,6 +20,8 @@ from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.experiment import (
     build_accelerator,
+    build_model,
+    initialize,
     load_experiment,
     run_experiment,
 )
@@ -385,3 +387,31 @@ def test_the_script_names_a_misspelt_setting_without_a_traceback(config, tmp_pat
     )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_begin_as_the_settings_say(dataset, config):
+    """Before the first step, as `train_experiment` has them; the rest is as it is drawn."""
+    prepared = load_prepared(dataset)
+    models = []
+    for arguments in ([], ["--training.item_initialization", "co_occurrence"]):
+        experiment = load_experiment(
+            config, [*arguments, "--training.attention_initialization", "average"]
+        )
+        torch.manual_seed(0)
+        models.append(build_model(experiment, prepared.vocab_size))
+        initialize(models[-1], prepared, experiment.training)
+    drawn, counted = models
+    first = counted.model.layers[0].self_attn
+    assert torch.equal(first.v_proj.weight, torch.eye(len(first.v_proj.weight)))
+    changed = [
+        name
+        for name, weight in counted.named_parameters()
+        if not torch.equal(weight, drawn.get_parameter(name))
+    ]
+    assert changed == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("name", ["item_initialization", "attention_initialization"])
+def test_an_unknown_beginning_is_refused(config, name):
+    with pytest.raises(ValueError, match=f"{name} must be one of random, .*, got 'svd'"):
+        load_experiment(config, [f"--training.{name}", "svd"])

@@ -140,6 +140,16 @@ def test_a_resumed_adapter_ends_like_an_undisturbed_one(root, adapted, tmp_path,
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("item_initialization", "co_occurrence"), ("attention_initialization", "average")],
+)
+def test_a_base_model_is_not_initialized_anew(root, name, value):
+    message = f"training.{name} is for training from scratch, .* leave it out, got '{value}'"
+    with pytest.raises(ValueError, match=message):
+        load_experiment(root / "full.yaml", [f"--training.{name}", value])
+
+
 def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path, run):
     moved = tmp_path / "model"
     shutil.copytree(root / "base" / "model", moved)

@@ -1,7 +1,8 @@
-"""Item embeddings to begin with: items that stand close together in histories lie close together.
+"""What weights begin with, where that is better than what is drawn: the model that counting gives.
 
 What co-occurs is most of what there is to learn about rare items, and gradients take tens of epochs
-to find it; here it is counted, and factorized in seconds. Only the training part is looked at.
+to find it; here it is counted, in the training part, and factorized in seconds. Where attention
+begins as the mean of the history, the untrained model is close to an item-kNN.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
 POWER_ITERATIONS = 4
 OVERSAMPLING = 16
 """Of the randomized factorization: how near it comes to the exact one."""
+
+CORRECTION = 0.1
+"""What is left at the beginning of everything that is not the mean of the history."""
 
 
 def co_occurrence_vectors(
@@ -71,3 +75,22 @@ def set_item_vectors(model: nn.Module, vectors: Tensor) -> None:
     for table in dict.fromkeys(layer.weight for layer in layers):
         drawn, known = table[is_known], vectors[is_known]
         table[is_known] = (known * (drawn.norm() / known.norm())).to(table)
+
+
+@torch.no_grad()
+def begin_with_average(layers: Sequence[nn.Module]) -> None:
+    """Let the first layer hand on what it looks at as it is, and the others next to nothing.
+
+    A mask then reads about the mean of the normalized items around it, as keys and queries are
+    small where they are drawn; so the score of an item begins as its mean product with them.
+
+    Args:
+        layers: Those of the encoder, each with `self_attn.v_proj`, `self_attn.o_proj` and
+            `mlp.down_proj`.
+    """
+    for layer in layers:
+        layer.self_attn.o_proj.weight.mul_(CORRECTION)
+        layer.mlp.down_proj.weight.mul_(CORRECTION)
+    first = layers[0].self_attn
+    nn.init.eye_(first.v_proj.weight)
+    nn.init.eye_(first.o_proj.weight)

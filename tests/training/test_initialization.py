@@ -3,7 +3,11 @@ import pytest
 import torch
 
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
-from bert4rec_hf.training.item_vectors import co_occurrence_vectors, set_item_vectors
+from bert4rec_hf.training.initialization import (
+    begin_with_average,
+    co_occurrence_vectors,
+    set_item_vectors,
+)
 
 VOCAB_SIZE = 14
 LONER = 13
@@ -76,3 +80,33 @@ def test_tables_take_the_vectors_at_the_size_that_was_drawn(is_tied):
         assert table[items].norm().item() == pytest.approx(before[items].norm().item(), rel=1e-5)
         ratios = table[items].detach() / vectors[items]
         torch.testing.assert_close(ratios, ratios[0, 0].expand_as(ratios))
+
+
+def test_an_untrained_model_reads_the_mean_of_the_history():
+    torch.manual_seed(0)
+    config = BERT4RecConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        initializer_range=0.05,
+        norm_first=True,
+        position_type="rotary",
+        output_transform=False,
+        output_bias=False,
+    )
+    model = BERT4RecForMaskedItemModeling(config).eval()
+    history = torch.arange(2, 9)
+    inputs = torch.cat([history, torch.tensor([1])])[None]
+    items = torch.nn.functional.layer_norm(model.get_input_embeddings().weight, (32,))
+    expected = (model.get_input_embeddings().weight @ items[inputs[0]].mean(dim=0))[2:]
+
+    def agreement():
+        scores = model(inputs).logits[0, -1, 2:]
+        return torch.corrcoef(torch.stack([scores, expected]))[0, 1].item()
+
+    drawn = agreement()
+    begin_with_average(model.model.layers)
+    assert drawn < 0.5
+    assert agreement() > 0.9

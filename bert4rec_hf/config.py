@@ -100,6 +100,9 @@ class TrainingConfig:
     """What attention begins with: `random`, or `average`, with which an untrained model reads the
     mean of the history's items, and everything else is a small correction to it."""
 
+    item_learning_rate_factor: float | int = 1.0
+    """How many times the learning rate the item embeddings have."""
+
     weight_decay: float | int = 0.01
     """For matrices and embeddings; never for norms and biases."""
 
@@ -142,7 +145,7 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def validate_rates(self) -> None:
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "item_learning_rate_factor", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "seed"):

@@ -142,7 +142,7 @@ class TrainingRun:
                 weights = list(self.model.parameters())
                 clip_gradients(weights, self.config.max_grad_norm, self.accelerator)
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.state.step, self.config)
+                group["lr"] = group["rate"] * learning_rate(self.state.step, self.config)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return loss.detach()

@@ -77,29 +77,38 @@ def rows_of(grad: Tensor) -> tuple[Tensor, Tensor]:
     return rows, grad[rows]
 
 
+def item_tables(model: nn.Module) -> list[Tensor]:
+    """Item tables that are trained, a tied one once."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = dict.fromkeys(layer.weight for layer in layers if hasattr(layer, "weight"))
+    return [table for table in tables if table.requires_grad]
+
+
 def row_tables(model: nn.Module) -> list[Tensor]:
     """Tables whose gradient is sparse by row: the item tables of a model that says so."""
-    if not getattr(model, "has_row_gradients", False):
-        return []
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [
-        table for table in dict.fromkeys(layer.weight for layer in layers) if table.requires_grad
-    ]
+    return item_tables(model) if getattr(model, "has_row_gradients", False) else []
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
-    """AdamW over what is trainable, tables by row; weight decay spares norms and biases."""
-    tables = set(row_tables(model))
+    """AdamW over what is trainable; weight decay spares norms and biases.
+
+    Each group has its `rate`, by which the learning rate is multiplied.
+    """
+    tables, by_row = set(item_tables(model)), bool(row_tables(model))
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
-        {"params": [w for w in trainable if w.ndim > 1 and w not in tables]},
-        {"params": [w for w in trainable if w.ndim <= 1], "weight_decay": 0.0},
+        {"params": [w for w in trainable if w.ndim > 1 and w not in tables], "rate": 1.0},
+        {"params": [w for w in trainable if w.ndim <= 1], "rate": 1.0, "weight_decay": 0.0},
+        {
+            "params": [w for w in trainable if w in tables],
+            "rate": config.item_learning_rate_factor,
+            "by_row": by_row,
+        },
     ]
-    kind = AdamW
-    if tables:
-        groups.append({"params": [w for w in trainable if w in tables], "by_row": True})
-        kind = RowAdamW
-    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    for group in groups:
+        group["lr"] = config.learning_rate * group["rate"]
+    kind = RowAdamW if by_row else AdamW
+    return kind(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

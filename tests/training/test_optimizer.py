@@ -29,14 +29,42 @@ def test_a_constant_schedule_stays_at_its_peak():
     assert [learning_rate(step, config) for step in range(4)] == [0.3] * 4
 
 
+SHAPE = {"vocab_size": 9, "hidden_size": 4, "intermediate_size": 6, "max_history_length": 5}
+
+
 def test_weight_decay_spares_norms_biases_and_what_is_frozen():
-    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2), nn.LayerNorm(2))
-    model[0].weight.requires_grad_(False)
+    model = BERT4RecForMaskedItemModeling(BERT4RecConfig(**SHAPE, num_hidden_layers=1))
+    for weight in model.model.layers.parameters():
+        weight.requires_grad_(False)
     config = TrainingConfig(learning_rate=1e-3, weight_decay=0.7)
-    decayed, spared = build_optimizer(model, config).param_groups
-    assert [id(weight) for weight in decayed["params"]] == [id(model[1].weight)]
-    assert [tuple(weight.shape) for weight in spared["params"]] == [(2,), (2,), (2,)]
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.7, 0.0)
+    decayed, spared, tables = build_optimizer(model, config).param_groups
+    assert {tuple(weight.shape) for weight in decayed["params"]} == {(5, 4), (4, 4)}
+    assert {tuple(weight.shape) for weight in spared["params"]} == {(4,), (9,)}
+    assert [tuple(weight.shape) for weight in tables["params"]] == [(9, 4)]
+    decays = [group["weight_decay"] for group in (decayed, spared, tables)]
+    assert decays == [0.7, 0.0, 0.7]
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_item_tables_have_a_rate_of_their_own(is_tied, by_row):
+    model = BERT4RecForMaskedItemModeling(
+        BERT4RecConfig(**SHAPE, objective="gbce", tie_word_embeddings=is_tied)
+    )
+    if by_row:
+        model.use_row_gradients()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    config = TrainingConfig(
+        learning_rate=1e-3, item_learning_rate_factor=5, weight_decay=0, max_steps=9, patience=1
+    )
+    optimizer = build_optimizer(model, config)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    # The first step of Adam is as long as its rate, whatever the gradient.
+    for name, weight in model.named_parameters():
+        rate = 5e-3 if weight.shape == (9, 4) else 1e-3
+        torch.testing.assert_close(weight, before[name] - rate, rtol=0, atol=1e-6)
 
 
 ROWS, WIDTH = 7, 3
@@ -95,10 +123,9 @@ def test_repeated_rows_count_once_with_their_sum():
 
 
 def test_tables_of_a_model_with_row_gradients_are_stepped_by_row():
-    shape = {"vocab_size": 9, "hidden_size": 4, "intermediate_size": 6, "max_history_length": 5}
     for tied, count in ((True, 1), (False, 2)):
         model = BERT4RecForMaskedItemModeling(
-            BERT4RecConfig(**shape, objective="gbce", tie_word_embeddings=tied)
+            BERT4RecConfig(**SHAPE, objective="gbce", tie_word_embeddings=tied)
         )
         config = TrainingConfig(learning_rate=1e-3, weight_decay=0.7)
         assert type(build_optimizer(model, config)) is torch.optim.AdamW

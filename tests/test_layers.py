@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "comparison": LEAVES | {"hub", "measurement"},
     "reading_length": {"data", "evaluation", "hub", "measurement"},
     "plots": {"evaluation", "hub"},
+    "recipe": set(),
     "study": {"config", "data", "evaluation", "experiment", "hub", "training"},
     "scaling": {"config", "data", "evaluation", "experiment", "study"},
     "ablation": {"config", "study"},

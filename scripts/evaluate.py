@@ -25,8 +25,9 @@ from transformers.utils.logging import disable_progress_bar
 from bert4rec_hf.comparison import compare_folders
 from bert4rec_hf.hub.card import render_summary
 from bert4rec_hf.hub.comparison_card import render_comparison
+from bert4rec_hf.hub.lengths_table import render_lengths
 from bert4rec_hf.measurement import evaluate_folder
-from bert4rec_hf.reading_length import compare_lengths, render_lengths
+from bert4rec_hf.reading_length import compare_lengths
 from bert4rec_hf.training.launch import share_cores
 
 

@@ -1,7 +1,7 @@
 """Write the experiment that the recipe has for a prepared dataset, to be trained as it is.
 
-python scripts/recipe.py data/purchases --output configs/purchases.yaml
-accelerate launch scripts/train.py configs/purchases.yaml --output runs/purchases
+python scripts/recipe.py data/purchases --output purchases.yaml
+accelerate launch scripts/train.py purchases.yaml --output runs/purchases
 
 What depends on the dataset follows from its training part by a rule, told in the README.
 """

@@ -57,7 +57,7 @@ def render_benchmarks(benchmarks: Results) -> str:
 def read_results() -> dict[str, Results]:
     """Read all results files, by the kind they are of."""
     folder = ROOT / "model_cards" / "results"
-    kinds = ("scaling", "benchmarks", "comparisons", "studies", "ablations")
+    kinds = ("scaling", "benchmarks", "comparisons", "studies", "ablations", "lengths")
     return {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
 
 
@@ -91,7 +91,7 @@ def main() -> None:
             plot_configurations(benchmark, CARDS / f"benchmark-{name}.png")
     tables = {
         CARDS / "benchmarks.md": render_benchmarks(results["benchmarks"]),
-        CARDS / "report.md": render_report(**results),
+        CARDS / "report.md": render_report(results),
     }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

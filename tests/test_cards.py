@@ -161,7 +161,7 @@ def test_the_committed_benchmarks_and_the_report_say_what_was_measured(report, n
     results = report["read_results"]()
     expected = {
         "benchmarks": lambda: report["render_benchmarks"](results["benchmarks"]),
-        "report": lambda: report["render_report"](**results),
+        "report": lambda: report["render_report"](results),
     }[name]()
     committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     assert committed == expected, "run scripts/report.py"

@@ -6,6 +6,7 @@ from typing import Any
 
 from .ablation_card import render_changes
 from .comparison_card import describe_differences, table_head
+from .lengths_table import render_lengths
 from .scaling_card import render_laws, render_parts, render_sizes
 
 Results = dict[str, dict[str, Any]]
@@ -30,31 +31,27 @@ there has no row here."""
 DEVICE_KEYS = ("type", "name", "compute_capability", "capability", "memory_bytes", "has_bf16")
 
 
-def render_report(
-    runs: Results,
-    scaling: Results,
-    benchmarks: Results,
-    comparisons: Results,
-    studies: Results,
-    ablations: Results,
-) -> str:
+def render_report(results: dict[str, Results]) -> str:
     """Put everything into one Markdown file.
 
     Args:
-        runs: What `run_experiment` returned.
-        scaling: What `run_scaling` returned.
-        benchmarks: What `scripts/benchmark.py` wrote.
-        comparisons: What `compare_folders` returned.
-        studies: What `run_search` returned.
-        ablations: What `run_ablation` returned.
+        results: By kind: `runs` as `run_experiment` returned them, `scaling` as `run_scaling` did,
+            `benchmarks` as `scripts/benchmark.py` wrote them, `comparisons` as `compare_folders`
+            returned them, `studies` as `run_search`, `ablations` as `run_ablation`, and `lengths`
+            as `compare_lengths` did.
     """
+    kinds = ("runs", "scaling", "benchmarks", "comparisons", "studies", "ablations", "lengths")
+    runs, scaling, benchmarks, comparisons, studies, ablations, lengths = (
+        results.get(kind, {}) for kind in kinds
+    )
     sections = [
         INTRODUCTION,
         *render_accuracy(runs, scaling),
         *render_ablations(ablations),
+        *render_reading(lengths),
         *render_scaling(scaling),
         *render_configurations(benchmarks),
-        *render_hardware(benchmarks, [runs, scaling, benchmarks, comparisons, studies]),
+        *render_hardware(benchmarks, list(results.values())),
         *render_profiles(benchmarks),
         *render_adapters(comparisons),
         *render_searches(studies),
@@ -84,6 +81,18 @@ def render_ablations(ablations: Results) -> Iterator[str]:
         yield f"## What each part gives: {name}"
         yield f"[Validation]({name}.md) of `{ablation['study']['experiment']}`, one thing changed:"
         yield render_changes(ablation)
+
+
+def render_reading(lengths: Results) -> Iterator[str]:
+    """What reading more of each history is worth, and what it costs."""
+    for name, measured in lengths.items():
+        yield f"## How much of a history to read: {name}"
+        yield (
+            "One model on test, which reads so many of the newest items, the mask counted; cost is "
+            f"that of the encoder, times the cheapest. {measured['device']['name']}, "
+            f"{measured['device'].get('threads', 1)} threads."
+        )
+        yield render_lengths(measured)
 
 
 def render_scaling(scaling: Results) -> Iterator[str]:

@@ -54,7 +54,7 @@ def benchmarks():
 
 
 def test_the_report_has_a_row_per_configuration_of_ours(benchmarks):
-    report = render_report({}, {}, benchmarks, {}, {}, {})
+    report = render_report({"benchmarks": benchmarks})
     row = "| full_softmax | bf16 | eager | lora | 64 | 50.00% | 1,250.0 | 2.0 | 2.0 | 5 |"
     assert report.count(row) == 1
     assert "recbole" not in report

@@ -14,7 +14,7 @@ from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.ablation_card import render_ablation_card
 from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
-from bert4rec_hf.hub.report import is_drawn, render_report
+from bert4rec_hf.hub.report import KINDS, is_drawn, render_report
 from bert4rec_hf.hub.scaling_card import render_scaling_card
 from bert4rec_hf.hub.study_card import render_study_card
 from bert4rec_hf.plots import plot_comparison, plot_configurations, plot_scaling, plot_study
@@ -57,7 +57,7 @@ def render_benchmarks(benchmarks: Results) -> str:
 def read_results() -> dict[str, Results]:
     """Read all results files, by the kind they are of."""
     folder = ROOT / "model_cards" / "results"
-    kinds = ("scaling", "benchmarks", "comparisons", "studies", "ablations", "lengths")
+    kinds = [kind for kind in KINDS if kind != "runs"]
     return {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
 
 

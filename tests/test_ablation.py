@@ -8,7 +8,7 @@ from bert4rec_hf.ablation import load_ablation, run_ablation
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
-from bert4rec_hf.hub.ablation_card import render_ablation_card
+from bert4rec_hf.hub.ablation_card import render_ablation_card, render_tried
 from bert4rec_hf.hub.model_folder import load_model
 
 CHANGES = {"wider": {"model.hidden_size": 24}, "causal": {"model.is_causal": True}}
@@ -90,6 +90,12 @@ def test_the_card_tells_what_each_change_does():
     assert line in card
     assert "| recipe |  | 0.2000 | 0.1000 ± 0.0100 |  | 2 |" in card
     assert "All have `training.max_steps` 9." in card
+
+
+def test_an_idea_stands_beside_what_went_without_it():
+    found = {"steps": 2_000, "hit_rate@10": 0.2, "ndcg@10": 0.09}
+    row = {"idea": "ears", "with": found, "without": found | {"ndcg@10": 0.1}}
+    assert "| ears | 2,000 | 0.2000 | 0.0900 | 0.1000 | -10.0% |" in render_tried({"rows": [row]})
 
 
 @pytest.mark.parametrize(

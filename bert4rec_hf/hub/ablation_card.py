@@ -54,6 +54,25 @@ def render_changes(results: dict[str, Any]) -> str:
     return "\n".join([*table_head(head), *_rows(results)])
 
 
+def render_tried(results: dict[str, Any]) -> str:
+    """One line per idea that was tried and left out: what it reached, and what went without it."""
+    head = ["idea", "steps", "HR@10", "NDCG@10", "NDCG@10 without", "by it"]
+    return "\n".join([*table_head(head), *(_tried(row) for row in results["rows"])])
+
+
+def _tried(row: dict[str, Any]) -> str:
+    found, without = row["with"], row["without"]
+    cells = [
+        row["idea"],
+        f"{found['steps']:,}",
+        f"{found['hit_rate@10']:.4f}",
+        f"{found['ndcg@10']:.4f}",
+        f"{without['ndcg@10']:.4f}",
+        f"{found['ndcg@10'] / without['ndcg@10'] - 1:+.1%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
 def _rows(results: dict[str, Any]) -> Iterator[str]:
     unchanged = results["rows"][0]
     for row in results["rows"]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .ablation_card import render_changes
+from .ablation_card import render_changes, render_tried
 from .comparison_card import describe_differences, table_head
 from .lengths_table import render_lengths
 from .scaling_card import render_laws, render_parts, render_sizes
@@ -22,6 +22,18 @@ VARIED = {
 }
 """Settings of a contestant that make its configuration, with words for values that need some."""
 
+KINDS = (
+    "runs",
+    "scaling",
+    "benchmarks",
+    "comparisons",
+    "studies",
+    "ablations",
+    "tried",
+    "lengths",
+)
+"""Of results: the folders of `model_cards/results/`, where runs lie on top."""
+
 INTRODUCTION = """# What size, precision, compilation and adapters do
 
 To accuracy, throughput, epoch time and memory of BERT4Rec. Rendered by `scripts/report.py` from the
@@ -37,17 +49,17 @@ def render_report(results: dict[str, Results]) -> str:
     Args:
         results: By kind: `runs` as `run_experiment` returned them, `scaling` as `run_scaling` did,
             `benchmarks` as `scripts/benchmark.py` wrote them, `comparisons` as `compare_folders`
-            returned them, `studies` as `run_search`, `ablations` as `run_ablation`, and `lengths`
-            as `compare_lengths` did.
+            returned them, `studies` as `run_search`, `ablations` as `run_ablation`, `lengths`
+            as `compare_lengths` did, and `tried` as ideas were noted that are not kept.
     """
-    kinds = ("runs", "scaling", "benchmarks", "comparisons", "studies", "ablations", "lengths")
-    runs, scaling, benchmarks, comparisons, studies, ablations, lengths = (
-        results.get(kind, {}) for kind in kinds
+    runs, scaling, benchmarks, comparisons, studies, ablations, tried, lengths = (
+        results.get(kind, {}) for kind in KINDS
     )
     sections = [
         INTRODUCTION,
         *render_accuracy(runs, scaling),
         *render_ablations(ablations),
+        *render_ideas(tried),
         *render_reading(lengths),
         *render_scaling(scaling),
         *render_configurations(benchmarks),
@@ -81,6 +93,17 @@ def render_ablations(ablations: Results) -> Iterator[str]:
         yield f"## What each part gives: {name}"
         yield f"[Validation]({name}.md) of `{ablation['study']['experiment']}`, one thing changed:"
         yield render_changes(ablation)
+
+
+def render_ideas(tried: Results) -> Iterator[str]:
+    """What did not help, so that nobody need try it unknowingly."""
+    for name, ideas in tried.items():
+        yield f"## Tried and left out: {name}"
+        yield (
+            f"On validation, one seed, each beside the same training without it; {ideas['code']}, "
+            f"around `{ideas['commit']}`. {ideas['device']['name']}."
+        )
+        yield render_tried(ideas)
 
 
 def render_reading(lengths: Results) -> Iterator[str]:

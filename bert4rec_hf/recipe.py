@@ -5,7 +5,7 @@ from typing import Any
 LONG = 50
 """Items per training history, on average, from which a dataset is one of long histories."""
 
-EPOCHS = 15
+EPOCHS = 7
 """Fewest that short histories are read; where users are few, the number of steps decides."""
 
 FULL_SOFTMAX_ITEMS = 100_000
@@ -26,7 +26,7 @@ def choose_settings(num_histories: int, num_interactions: int, num_items: int) -
     is_long = num_interactions >= LONG * num_histories
     hidden_size = 64 if is_long else 128
     batch_size = 32 if is_long else 64
-    max_steps = 8_000 if is_long else max(5_000, EPOCHS * num_histories // batch_size)
+    max_steps = 8_000 if is_long else max(2_500, EPOCHS * num_histories // batch_size // 100 * 100)
     evaluation_steps = max_steps // 4
     return {
         "data": {

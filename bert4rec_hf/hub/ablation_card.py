@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .comparison_card import table_head
+from .scaling_card import describe_origin
 
 
 def render_ablation_card(name: str, results: dict[str, Any]) -> str:
@@ -13,9 +14,7 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         name: Of the results file, without its ending.
         results: As `run_ablation` returns them.
     """
-    points = results["points"]
-    first, config = points[0], results["study"]
-    versions = ", ".join(f"{library} {number}" for library, number in first["versions"].items())
+    config = results["study"]
     seeds = len(config["seeds"])
     lines = [
         f"# {name}",
@@ -26,9 +25,7 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         "",
         render_changes(results),
         "",
-        f"Dataset `{first['dataset_fingerprint']}`, trained at "
-        f"{', '.join(sorted({'`' + point['commit'] + '`' for point in points}))}, "
-        f"{first['device']['name']}; {versions}.",
+        describe_origin(results["points"]),
         "",
     ]
     return "\n".join(lines)

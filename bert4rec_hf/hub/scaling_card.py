@@ -26,8 +26,7 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         results: As `run_scaling` returns them.
     """
     points = results["points"]
-    first, config = points[0], results["study"]
-    versions = ", ".join(f"{library} {number}" for library, number in first["versions"].items())
+    config = results["study"]
     lines = [
         f"# {name}",
         "",
@@ -52,12 +51,21 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         *render_laws(results["laws"]),
         "",
         *render_parts(results["by_doubling"]),
-        f"Dataset `{first['dataset_fingerprint']}`, trained at "
-        f"{', '.join(sorted({'`' + point['commit'] + '`' for point in points}))}, "
-        f"{first['device']['name']}; {versions}.",
+        describe_origin(points),
         "",
     ]
     return "\n".join(lines)
+
+
+def describe_origin(points: Sequence[dict[str, Any]]) -> str:
+    """What all points of a study were measured on, and with."""
+    first = points[0]
+    commits = ", ".join(sorted({f"`{point['commit']}`" for point in points}))
+    versions = ", ".join(f"{library} {number}" for library, number in first["versions"].items())
+    return (
+        f"Dataset `{first['dataset_fingerprint']}`, trained at {commits}, "
+        f"{first['device']['name']}; {versions}."
+    )
 
 
 def render_sizes(points: Sequence[dict[str, Any]]) -> str:

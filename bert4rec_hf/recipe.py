@@ -6,7 +6,8 @@ LONG = 50
 """Items per training history, on average, from which a dataset is one of long histories."""
 
 EPOCHS = 7
-"""Fewest that short histories are read; where users are few, the number of steps decides."""
+MIN_STEPS = 2_500
+"""How often short histories are read: so many epochs, but no fewer steps where users are few."""
 
 FULL_SOFTMAX_ITEMS = 100_000
 """Larger catalogs are learned with drawn negatives."""
@@ -26,7 +27,9 @@ def choose_settings(num_histories: int, num_interactions: int, num_items: int) -
     is_long = num_interactions >= LONG * num_histories
     hidden_size = 64 if is_long else 128
     batch_size = 32 if is_long else 64
-    max_steps = 8_000 if is_long else max(2_500, EPOCHS * num_histories // batch_size // 100 * 100)
+    max_steps = (
+        8_000 if is_long else max(MIN_STEPS, EPOCHS * num_histories // batch_size // 100 * 100)
+    )
     evaluation_steps = max_steps // 4
     return {
         "data": {

@@ -54,9 +54,7 @@ def test_item_tables_have_a_rate_of_their_own(is_tied, by_row):
     if by_row:
         model.use_row_gradients()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    config = TrainingConfig(
-        learning_rate=1e-3, item_learning_rate_factor=5, weight_decay=0, max_steps=9, patience=1
-    )
+    config = TrainingConfig(learning_rate=1e-3, item_learning_rate_factor=5, weight_decay=0)
     optimizer = build_optimizer(model, config)
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)

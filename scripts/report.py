@@ -13,7 +13,12 @@ from typing import Any
 from bert4rec_hf.benchmark.report import render_markdown
 from bert4rec_hf.hub.ablation_card import render_ablation_card
 from bert4rec_hf.hub.card import render_card, render_results_table
-from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
+from bert4rec_hf.hub.comparison_card import (
+    render_comparison_card,
+    render_comparisons,
+    render_seeds,
+    split_comparisons,
+)
 from bert4rec_hf.hub.report import KINDS, is_drawn, render_report
 from bert4rec_hf.hub.scaling_card import render_scaling_card
 from bert4rec_hf.hub.study_card import render_study_card
@@ -95,8 +100,10 @@ def main() -> None:
     }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
+    recipes, adapters = split_comparisons(results["comparisons"])
+    text = render_readme(text, "seeds", render_seeds(recipes))
     text = render_readme(text, "results", render_results_table(list(results["runs"].values())))
-    tables[readme] = render_readme(text, "comparisons", render_comparisons(results["comparisons"]))
+    tables[readme] = render_readme(text, "comparisons", render_comparisons(adapters))
     for path, text in tables.items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

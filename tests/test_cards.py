@@ -10,7 +10,12 @@ from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment import load_experiment
 from bert4rec_hf.hub.ablation_card import render_ablation_card
 from bert4rec_hf.hub.card import render_card, render_results_table
-from bert4rec_hf.hub.comparison_card import render_comparison_card, render_comparisons
+from bert4rec_hf.hub.comparison_card import (
+    render_comparison_card,
+    render_comparisons,
+    render_seeds,
+    split_comparisons,
+)
 from bert4rec_hf.hub.report import is_drawn
 from bert4rec_hf.hub.scaling_card import render_scaling_card
 from bert4rec_hf.hub.study_card import render_study_card
@@ -26,6 +31,7 @@ def read(path):
 
 BENCHMARKS = sorted((ROOT / "model_cards" / "results" / "benchmarks").glob("*.json"))
 COMPARISONS = sorted((ROOT / "model_cards" / "results" / "comparisons").glob("*.json"))
+RECIPES, ADAPTERS = split_comparisons({path.stem: read(path) for path in COMPARISONS})
 STUDIES = sorted((ROOT / "model_cards" / "results" / "studies").glob("*.json"))
 SCALINGS = sorted((ROOT / "model_cards" / "results" / "scaling").glob("*.json"))
 POINT = ("size", "max_steps", "seed")
@@ -94,9 +100,11 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
                 assert run["experiment"].get(section) == sections.get(section)
             for setting in sections["training"].keys() - {"seed"}:
                 assert run["experiment"]["training"][setting] == sections["training"][setting]
-    assert {"base", "full", "lora", "constant_gate", "ilora"} <= {
-        name.partition("-")[2] for name in results["runs"]
-    }
+    stems = {name.partition("-")[2] for name in results["runs"]}
+    if path.stem in ADAPTERS:
+        assert {"base", "full", "lora", "constant_gate", "ilora"} <= stems
+    else:
+        assert {"bert4rec", "causal"} <= stems
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -186,7 +194,8 @@ def test_committed_benchmarks_name_what_they_depend_on(path):
     ("name", "expected"),
     [
         ("results", render_results_table([read(path) for path in RESULTS])),
-        ("comparisons", render_comparisons({path.stem: read(path) for path in COMPARISONS})),
+        ("seeds", render_seeds(RECIPES)),
+        ("comparisons", render_comparisons(ADAPTERS)),
     ],
 )
 def test_the_tables_of_the_readme_say_what_was_measured(name, expected):

@@ -176,16 +176,17 @@ def render_results_table(runs: Sequence[dict[str, Any]]) -> str:
         cells = [
             f"[{name}](model_cards/{name}.md)",
             "left out" if results["test"]["protocol"]["exclude_seen"] else "ranked",
-            f"**{_headline(results['test']['metrics'])}**",
-            _headline(baselines["popularity"]["metrics"]),
-            _headline(baselines["item_knn"]["metrics"]),
-            f"{_headline(best)}, {best['model']}" if best else "–",
+            f"**{headline(results['test']['metrics'])}**",
+            headline(baselines["popularity"]["metrics"]),
+            headline(baselines["item_knn"]["metrics"]),
+            f"{headline(best)}, {best['model']}" if best else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _headline(metrics: dict[str, Any]) -> str:
+def headline(metrics: dict[str, Any]) -> str:
+    """HR@10 and NDCG@10 as text."""
     return f"{metrics['hit_rate@10']:.4f} / {metrics['ndcg@10']:.4f}"
 
 

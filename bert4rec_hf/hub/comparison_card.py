@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .card import describe_dataset, describe_protocol
+from .card import describe_dataset, describe_protocol, headline
 
 METRICS = ("hit_rate@10", "ndcg@10")
 SIGNIFICANT = 0.05
@@ -20,6 +20,7 @@ def render_comparison_card(name: str, results: dict[str, Any]) -> str:
         results: As `compare_folders` returns them.
     """
     versions = ", ".join(f"{library} {number}" for library, number in results["versions"].items())
+    experts = render_experts(results)
     lines = [
         f"# {name}",
         "",
@@ -33,10 +34,10 @@ def render_comparison_card(name: str, results: dict[str, Any]) -> str:
         "",
         *(f"- {line}" for line in describe_differences(results)),
         "",
-        f"![NDCG@10 of each run; gate weights by segment]({name}.png)",
+        f"![NDCG@10 of each run{'; gate weights by segment' if experts else ''}]({name}.png)",
         "",
         *render_segments(results),
-        *render_experts(results),
+        *experts,
         "## Runs",
         "",
         *render_runs(results),
@@ -58,10 +59,45 @@ def render_comparisons(comparisons: dict[str, dict[str, Any]]) -> str:
     )
 
 
+def render_seeds(comparisons: dict[str, dict[str, Any]]) -> str:
+    """One line per experiment for the README: means over seeds, item-kNN and the best published.
+
+    Args:
+        comparisons: Contents of results files by name.
+    """
+    lines = table_head(["experiment", "seeds", "HR@10", "NDCG@10", "item-kNN", "best published"])
+    for comparison, results in comparisons.items():
+        for name, runs in results["runs"].items():
+            published = runs[0]["experiment"]["card"]["published"]
+            best = max(published, key=lambda other: other["ndcg@10"], default=None)
+            cells = [
+                f"[{name}](model_cards/{comparison}.md)",
+                str(len(runs)),
+                *(f"**{spread(runs, metric)}**" for metric in METRICS),
+                headline(results["baselines"]["item_knn"]),
+                f"{headline(best)}, {best['model']}" if best else "–",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def split_comparisons(
+    comparisons: dict[str, dict[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Tell comparisons of recipes from those where an experiment trains an adapter."""
+    adapters = {
+        name: results
+        for name, results in comparisons.items()
+        if any(runs[0]["experiment"].get("adapter") for runs in results["runs"].values())
+    }
+    recipes = {name: each for name, each in comparisons.items() if name not in adapters}
+    return recipes, adapters
+
+
 def describe_differences(results: dict[str, Any]) -> list[str]:
     """Say of each experiment whether it is better, worse or not to be told apart."""
     lines = []
-    base = summarize_runs(results["runs"][results["against"]], "ndcg@10")[0]
+    base = mean_over_seeds(results["runs"][results["against"]], "ndcg@10")
     for name, differences in results["differences"].items():
         found = differences["ndcg@10"]
         verdict = "better than" if found["difference"] > 0 else "worse than"
@@ -133,10 +169,17 @@ def table_head(heading: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]
 
 
-def summarize_runs(runs: Sequence[dict[str, Any]], metric: str) -> tuple[float, float]:
-    """Mean of a metric over seeds and its standard deviation, 0 where there is one."""
-    values = [run["metrics"][metric] for run in runs]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean_over_seeds(runs: Sequence[dict[str, Any]], metric: str) -> float:
+    """Mean of a metric."""
+    return statistics.fmean(run["metrics"][metric] for run in runs)
+
+
+def spread(runs: Sequence[dict[str, Any]], metric: str) -> str:
+    """Mean of a metric over seeds ± standard deviation, where there are several."""
+    mean = f"{mean_over_seeds(runs, metric):.4f}"
+    if len(runs) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(run['metrics'][metric] for run in runs):.4f}"
 
 
 def render_comparison(results: dict[str, Any]) -> str:
@@ -148,9 +191,7 @@ def render_comparison(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, runs in results["runs"].items():
-        values = [
-            f"{mean:.4f} ± {sd:.4f}" for mean, sd in (summarize_runs(runs, m) for m in METRICS)
-        ]
+        values = [spread(runs, metric) for metric in METRICS]
         cells = [name, str(len(runs)), f"{runs[0]['parameters']['trainable']:,}", *values, "", ""]
         if name != against:
             found = results["differences"][name]["ndcg@10"]

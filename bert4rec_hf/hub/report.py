@@ -5,7 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .ablation_card import render_changes, render_tried
-from .comparison_card import describe_differences, table_head
+from .comparison_card import (
+    describe_differences,
+    render_comparison,
+    split_comparisons,
+    table_head,
+)
 from .lengths_table import render_lengths
 from .scaling_card import render_laws, render_parts, render_sizes
 
@@ -55,9 +60,11 @@ def render_report(results: dict[str, Results]) -> str:
     runs, scaling, benchmarks, comparisons, studies, ablations, tried, lengths = (
         results.get(kind, {}) for kind in KINDS
     )
+    recipes, adapters = split_comparisons(comparisons)
     sections = [
         INTRODUCTION,
         *render_accuracy(runs, scaling),
+        *render_differences("## Recipes, over seeds", recipes),
         *render_ablations(ablations),
         *render_ideas(tried),
         *render_reading(lengths),
@@ -65,7 +72,7 @@ def render_report(results: dict[str, Results]) -> str:
         *render_configurations(benchmarks),
         *render_hardware(benchmarks, list(results.values())),
         *render_profiles(benchmarks),
-        *render_adapters(comparisons),
+        *render_differences("## Adapters", adapters),
         *render_searches(studies),
     ]
     return "\n\n".join(sections) + "\n"
@@ -271,13 +278,13 @@ def _operation(operation: dict[str, Any]) -> str:
     return "compiled graph" if "CompiledFxGraph" in operation["name"] else operation["name"]
 
 
-def render_adapters(comparisons: Results) -> Iterator[str]:
-    """What adapters do to accuracy, in a line per comparison."""
+def render_differences(heading: str, comparisons: Results) -> Iterator[str]:
+    """The table and the verdicts of each comparison."""
     if comparisons:
-        yield "## Adapters"
+        yield heading
     for name, comparison in comparisons.items():
         lines = [f"- {line}" for line in describe_differences(comparison)]
-        yield "\n".join([f"[{name}]({name}.md):", "", *lines])
+        yield "\n".join([f"[{name}]({name}.md):", "", render_comparison(comparison), "", *lines])
 
 
 def render_searches(studies: Results) -> Iterator[str]:

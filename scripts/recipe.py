@@ -1,52 +1,6 @@
-"""Write the experiment that the recipe has for a prepared dataset, to be trained as it is.
+"""bert4rec recipe, as `accelerate launch` and `python` start it; see its --help."""
 
-python scripts/recipe.py data/purchases --output purchases.yaml
-accelerate launch scripts/train.py purchases.yaml --output runs/purchases
-
-What depends on the dataset follows from its training part by a rule, told in the README.
-"""
-
-import argparse
-from pathlib import Path
-
-import yaml
-
-from bert4rec_hf.data.prepared import load_prepared
-from bert4rec_hf.recipe import choose_settings
-
-
-def main() -> None:
-    """Parse, choose, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", type=Path, help="a prepared dataset folder")
-    parser.add_argument("--output", type=Path, required=True, help="a new YAML file")
-    parser.add_argument("--name", help="of the dataset, for the card; its folder's if not given")
-    parser.add_argument("--license", default="unknown", help="of the dataset, for the card")
-    arguments = parser.parse_args()
-    try:
-        dataset = load_prepared(arguments.dataset)
-        train = dataset.train
-        settings = choose_settings(len(train), len(train.values), dataset.num_items)
-        sections = {
-            "data": {"dataset": str(arguments.dataset)} | settings.pop("data"),
-            **settings,
-            "evaluation": {"ks": [5, 10, 20]},
-            "card": {
-                "dataset_name": arguments.name or arguments.dataset.resolve().name,
-                "dataset_license": arguments.license,
-            },
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.output.open("x", encoding="utf-8") as file:
-            yaml.safe_dump(sections, file, sort_keys=False, allow_unicode=True)
-    except FileExistsError:
-        parser.exit(2, f"error: {arguments.output} exists; choose another --output or remove it\n")
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    print(f"experiment: {arguments.output}")
-
+from bert4rec_hf.commands.recipe import main
 
 if __name__ == "__main__":
     main()

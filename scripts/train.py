@@ -1,61 +1,6 @@
-"""Train one experiment, keep the best model, measure it and write its card.
+"""bert4rec train, as `accelerate launch` and `python` start it; see its --help."""
 
-accelerate launch scripts/train.py configs/synthetic/bert4rec.yaml --output runs/synthetic
-
-Any setting of the file can be given anew: --training.learning_rate 1e-3 --model.hidden_size 128.
-With `base` and `adapter` sections in the file, a trained model folder is tuned further.
-Devices, mixed precision and torch.compile are chosen by the flags of accelerate launch.
-"""
-
-import argparse
-import logging
-from pathlib import Path
-
-from accelerate.utils import set_seed
-from transformers.utils.logging import disable_progress_bar
-
-from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
-from bert4rec_hf.hub.card import render_summary
-
-
-def main() -> None:
-    """Parse, run, report."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("bert4rec_hf").setLevel(logging.INFO)
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path, help="one file of configs/")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument(
-        "--profile",
-        type=int,
-        nargs="?",
-        const=5,
-        default=0,
-        metavar="STEPS",
-        help="write what takes time and memory in so many steps (5) to the profile/ of the run",
-    )
-    arguments, settings = parser.parse_known_args()
-    try:
-        experiment = load_experiment(arguments.config, settings)
-        accelerator = build_accelerator(experiment, arguments.output)
-        set_seed(experiment.training.seed, device_specific=True)
-        results = run_experiment(
-            experiment,
-            arguments.output,
-            accelerator,
-            is_resumed=arguments.resume,
-            profiled_steps=arguments.profile,
-        )
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    if accelerator.is_main_process:
-        print(render_summary(results))
-        print(f"{experiment.folder_name} folder: {arguments.output / experiment.folder_name}")
-
+from bert4rec_hf.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -6,12 +6,14 @@ import pytest
 import torch
 import yaml
 
-from bert4rec_hf.benchmark.task import Settings, Task
-from bert4rec_hf.benchmark.workloads import Shape, Workload
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.experiment import build_accelerator, load_experiment, run_experiment
+from bert4rec_hf.experiment.build import build_accelerator
+from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.experiment.run import run_experiment
+from bert4rec_hf.lab.benchmark.task import Settings, Task
+from bert4rec_hf.lab.benchmark.workloads import Shape, Workload
 
 ROOT = Path(__file__).parents[1]
 ADAPTERS = {

@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert4rec_hf.ablation import load_ablation
 from bert4rec_hf.config import read_yaml
-from bert4rec_hf.experiment import load_experiment
-from bert4rec_hf.hub.ablation_card import render_ablation_card
+from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.hub.card import render_card, render_results_table
-from bert4rec_hf.hub.comparison_card import (
+from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
+from bert4rec_hf.lab.cards.comparison_card import (
     render_comparison_card,
     render_comparisons,
     render_seeds,
     split_comparisons,
 )
-from bert4rec_hf.hub.report import is_drawn
-from bert4rec_hf.hub.scaling_card import render_scaling_card
-from bert4rec_hf.hub.study_card import render_study_card
-from bert4rec_hf.scaling import load_scaling
-from bert4rec_hf.tuning import load_search
+from bert4rec_hf.lab.cards.report import is_drawn
+from bert4rec_hf.lab.cards.scaling_card import render_scaling_card
+from bert4rec_hf.lab.cards.study_card import render_study_card
+from bert4rec_hf.lab.studies.ablation import load_ablation
+from bert4rec_hf.lab.studies.scaling import load_scaling
+from bert4rec_hf.lab.studies.tuning import load_search
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 import yaml
 
-from bert4rec_hf.ablation import load_ablation
-from bert4rec_hf.experiment import build_config, build_model, load_experiment
+from bert4rec_hf.experiment.build import build_config, build_model
+from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.lab.studies.ablation import load_ablation
+from bert4rec_hf.lab.studies.scaling import load_scaling
+from bert4rec_hf.lab.studies.tuning import load_search
 from bert4rec_hf.modeling import OBJECTIVES
-from bert4rec_hf.scaling import load_scaling
-from bert4rec_hf.tuning import load_search
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate")

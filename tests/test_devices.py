@@ -175,8 +175,9 @@ import json, sys
 from pathlib import Path
 import numpy as np, torch
 from accelerate.utils import send_to_device
-from bert4rec_hf.data.collators import MaskedItemCollator
-from bert4rec_hf.experiment import build_accelerator, build_model, load_experiment
+from bert4rec_hf.data.views import MaskedItemCollator
+from bert4rec_hf.experiment.build import build_accelerator, build_model
+from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import find_checkpoints, save_checkpoint
 from bert4rec_hf.training.loop import TrainingRun

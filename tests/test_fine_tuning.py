@@ -13,10 +13,10 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.experiment import load_experiment
+from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.experiment.measurement import evaluate_folder, read_gates
 from bert4rec_hf.hub.model_folder import load_model
-from bert4rec_hf.measurement import evaluate_folder, read_gates
-from bert4rec_hf.recommender import Recommender
+from bert4rec_hf.serving.recommender import Recommender
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bert4rec_hf.config import read_yaml
-from bert4rec_hf.experiment import load_experiment
+from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.recipe import choose_settings
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.experiment import build_accelerator, load_experiment, train_experiment
+from bert4rec_hf.experiment.build import build_accelerator
+from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.experiment.run import train_experiment
 
 TRACKERS = ["tensorboard", "wandb", "trackio"]
 METRICS = ("hit_rate@10", "mrr@10", "ndcg@10")

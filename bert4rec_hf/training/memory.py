@@ -15,8 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bert4rec_hf.process_memory import peak_resident_bytes
 from bert4rec_hf.training.optimizer import row_tables
+from bert4rec_hf.training.process_memory import peak_resident_bytes
 from bert4rec_hf.training.sharding import find_units, is_sharded
 
 Batch = dict[str, Tensor | int]

@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from bert4rec_hf.data.vocabulary import build_vocabulary
 from bert4rec_hf.hub.model_folder import load_model, save_model_folder
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
-from bert4rec_hf.recommender import Recommender
+from bert4rec_hf.serving.recommender import Recommender
 
 ITEMS = [f"item-{number}" for number in range(10_007)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bert4rec_hf.data.collators import MaskedItemCollator
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 
 HISTORIES = [np.array([5, 9, 3]), np.array([8, 2, 12, 7, 11, 4]), np.array([6, 10, 7, 3, 9, 5, 2])]

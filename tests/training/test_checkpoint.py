@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.collators import MaskedItemCollator
 from bert4rec_hf.data.negatives import NegativeSampler
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from bert4rec_hf.training.loop import TrainingRun

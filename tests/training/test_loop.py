@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.collators import MaskedItemCollator, TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.histories import Histories
+from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.checkpoint import find_checkpoints
 from bert4rec_hf.training.loop import TrainingRun

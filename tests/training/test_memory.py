@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
 
-from bert4rec_hf.data.collators import MaskedItemCollator
 from bert4rec_hf.data.negatives import NegativeSampler
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training import memory
 from bert4rec_hf.training.memory import (
@@ -280,7 +280,7 @@ from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.collators import MaskedItemCollator
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import estimate_memory

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.collators import MaskedItemCollator
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.profiling import WARMUP_STEPS, profile_steps

@@ -67,9 +67,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, set_seed
 from torch.distributed.tensor import DTensor
-from bert4rec_hf import experiment
+from bert4rec_hf.experiment import build, run as running
+from bert4rec_hf.experiment.load import load_experiment
 
-check_launch = experiment.check_launch
+check_launch = build.check_launch
 
 def pretend(accelerator):
     plugin = FullyShardedDataParallelPlugin()
@@ -82,7 +83,7 @@ def pretend(accelerator):
 """
 
 WORKER = """
-class Watched(experiment.TrainingRun):
+class Watched(running.TrainingRun):
     def train(self, *arguments):
         state = super().train(*arguments)
         weights = list(self.unwrapped.parameters())
@@ -98,14 +99,14 @@ class Watched(experiment.TrainingRun):
         return state
 
 logging.basicConfig(level=logging.INFO)
-experiment.check_launch, experiment.TrainingRun = pretend, Watched
+build.check_launch, running.TrainingRun = pretend, Watched
 PartialState.destroy_process_group = lambda self, group: None  # one run comes after the other
 for run in json.loads(Path(sys.argv[1]).read_text()):
     os.environ["ACCELERATE_MIXED_PRECISION"] = run["precision"]
-    settings = experiment.load_experiment(Path(run["config"]), run["arguments"])
-    accelerator = experiment.build_accelerator(settings, Path(run["output"]))
+    settings = load_experiment(Path(run["config"]), run["arguments"])
+    accelerator = build.build_accelerator(settings, Path(run["output"]))
     set_seed(settings.training.seed, device_specific=True)
-    experiment.run_experiment(
+    running.run_experiment(
         settings, Path(run["output"]), accelerator, is_resumed=run["is_resumed"]
     )
     AcceleratorState._reset_state()
@@ -113,7 +114,7 @@ for run in json.loads(Path(sys.argv[1]).read_text()):
 
 MEASURE = """
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.collators import MaskedItemCollator
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import estimate_memory

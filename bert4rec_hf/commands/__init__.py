@@ -1,0 +1,1 @@
+"""What `bert4rec NAME` runs, one module a command."""

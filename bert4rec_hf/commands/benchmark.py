@@ -1,0 +1,94 @@
+"""Measure what a training step costs, beside transformers' BertForMaskedLM and others.
+
+python scripts/benchmark.py --batch-size 64 --contestants full_softmax floor bert_for_masked_lm
+
+Contestants take turns, each in a process of its own; the table gives medians over the rounds, their
+quartiles, and the ratio to the base round by round. A contestant may have settings of its own, as
+in full_softmax:precision=bf16,compile=inductor, or full_softmax:adapter=ilora,r=16, which trains an
+adapter on the frozen model. With --mode evaluate the last items of histories are ranked among the
+catalog; with --mode collate batches are only made.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from bert4rec_hf.lab.benchmark.contestants import CONTESTANTS, parse_contestants
+from bert4rec_hf.lab.benchmark.report import collect_results, render_table
+from bert4rec_hf.lab.benchmark.tournament import MODES, Plan, run_tournament
+from bert4rec_hf.lab.benchmark.workloads import SHAPES, WORKLOADS
+
+DEFAULT_CONTESTANTS = ["full_softmax", "sampled_softmax", "floor", "sampled_floor"]
+
+
+def parse_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read the command line."""
+    add = parser.add_argument
+    add("--workload", choices=WORKLOADS, default="electronics")
+    add("--shape", choices=SHAPES, default="cpu")
+    add("--mode", choices=MODES, default="train")
+    add(
+        "--contestants",
+        nargs="+",
+        default=DEFAULT_CONTESTANTS,
+        metavar="NAME[:SETTING=VALUE,...]",
+        help=f"of {', '.join(CONTESTANTS)}",
+    )
+    add("--bases", nargs="+", default=[], help="whom to compare with; who is not of ours if none")
+    add("--batch-size", type=int, default=256, help="where a contestant has none of its own")
+    add("--rounds", type=int, default=5, help="turns of each contestant")
+    add("--steps", type=int, default=1, help="batches per turn")
+    add("--warmup", type=int, default=1, help="batches before the first turn")
+    add("--threads", type=int, default=torch.get_num_threads(), help="of each contestant")
+    add("--max-memory-gb", type=float, help="that one contestant may allocate on the CPU")
+    add("--peer-python", default=sys.executable, help="interpreter that has RecBole and others")
+    add("--profile", metavar="FOLDER", help="for tables and traces of what training steps do")
+    add("--output", type=Path, help="a new JSON file for everything measured")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, measure, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options = parse_options(parser, arguments)
+    try:
+        if options.output and options.output.exists():
+            raise ValueError(f"{options.output} exists; choose another --output or remove it")
+        if options.output and not options.output.parent.is_dir():
+            raise ValueError(f"the folder of --output {options.output} does not exist; make it")
+        plan = Plan(
+            mode=options.mode,
+            bases=tuple(options.bases),
+            rounds=options.rounds,
+            batches=options.steps,
+            warmup_batches=options.warmup,
+            threads=options.threads,
+            peer_python=options.peer_python,
+            max_memory_gb=options.max_memory_gb,
+            profile_folder=options.profile,
+        )
+        tasks = parse_contestants(
+            options.contestants,
+            workload=WORKLOADS[options.workload],
+            shape=SHAPES[options.shape],
+            batch_size=options.batch_size,
+        )
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    results = collect_results(run_tournament(tasks, plan), plan, Accelerator())
+    print(render_table(results["summary"]))
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

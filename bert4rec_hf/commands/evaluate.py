@@ -1,0 +1,94 @@
+"""Evaluate a model or adapter folder and the baselines on a prepared dataset; or compare runs.
+
+accelerate launch scripts/evaluate.py runs/synthetic/model --dataset data/synthetic
+python scripts/evaluate.py runs/*/model --dataset data/synthetic --against synthetic-bert4rec
+python scripts/evaluate.py runs/synthetic/model --dataset data/synthetic --lengths 10 20 50
+
+Several folders are put together by experiment: mean and standard deviation over the seeds, and what
+each has more than the one named by --against, with a paired bootstrap over users and seeds.
+--lengths tells what reading more or less of each history is worth, and what it costs.
+
+The protocol is full ranking, items of the history left out. Any of its settings can be given anew:
+--evaluation.exclude_seen false, or --evaluation.candidates sampled for the 100 drawn negatives of
+the first papers, whose results are marked as such.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from transformers.utils.logging import disable_progress_bar
+
+from bert4rec_hf.experiment.measurement import evaluate_folder
+from bert4rec_hf.hub.card import render_summary
+from bert4rec_hf.lab.cards.comparison_card import render_comparison
+from bert4rec_hf.lab.cards.lengths_table import render_lengths
+from bert4rec_hf.lab.studies.comparison import compare_folders
+from bert4rec_hf.lab.studies.reading_length import compare_lengths
+from bert4rec_hf.training.launch import share_cores
+
+
+def measure(
+    options: argparse.Namespace, settings: list[str], accelerator: Accelerator
+) -> dict[str, Any]:
+    """One folder beside the baselines, or several beside one another, or one at several lengths."""
+    if options.lengths:
+        if len(options.folders) > 1 or options.against:
+            raise ValueError("--lengths is for one folder, and without --against")
+        return compare_lengths(
+            options.folders[0], options.dataset, options.lengths, settings, accelerator
+        )
+    if len(options.folders) == 1 and not options.against:
+        return evaluate_folder(options.folders[0], options.dataset, settings, accelerator)
+    if not options.against:
+        raise ValueError("several folders need --against, the experiment to test the others with")
+    return compare_folders(
+        options.folders,
+        options.dataset,
+        settings,
+        accelerator,
+        against=options.against,
+        segments=options.segments,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, evaluate, report."""
+    disable_progress_bar()  # of transformers: folders load in a moment
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of models or adapters")
+    parser.add_argument("--dataset", type=Path, required=True, help="a prepared dataset folder")
+    parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
+    parser.add_argument(
+        "--against", help="experiment that those of several folders are tested with"
+    )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", metavar="N", help="read so many of the newest items"
+    )
+    parser.add_argument("--segments", type=Path, help="csv of user and segment, to report apart")
+    options, settings = parser.parse_known_args(arguments)
+    accelerator = Accelerator()
+    share_cores(accelerator)
+    try:
+        if options.output and options.output.exists():
+            raise ValueError(f"{options.output} exists; choose another --output or remove it")
+        if options.output and not options.output.parent.is_dir():
+            raise ValueError(f"the folder of --output {options.output} does not exist; make it")
+        results = measure(options, settings, accelerator)
+    except (OSError, SafetensorError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if accelerator.is_main_process:
+        renders = {"comparison": render_comparison, "lengths": render_lengths}
+        print(renders.get(results.get("kind"), render_summary)(results))
+        if options.output:
+            options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

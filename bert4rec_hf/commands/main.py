@@ -1,0 +1,43 @@
+"""The command line: `bert4rec COMMAND …` runs the module of that name beside this one."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+COMMANDS = {
+    "prepare": "turn raw interactions into a prepared dataset",
+    "recipe": "write the experiment that the recipe has for a prepared dataset",
+    "train": "train or fine-tune one experiment, and measure it",
+    "evaluate": "measure a folder beside the baselines, or compare several",
+    "recommend": "recommend items for a history",
+    "tune": "search for the settings of an experiment",
+    "scale": "train at several sizes and fit the laws they follow",
+    "ablate": "train with one thing changed at a time",
+    "benchmark": "measure what a training step costs, beside others",
+    "report": "render the committed cards, tables and plots from their results",
+}
+"""In the order in which they are needed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        arguments: Of the command line; those of the process when None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bert4rec",
+        description="BERT4Rec: from interactions to recommendations.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
+        + "\n\nbert4rec COMMAND --help tells more. On several devices: accelerate launch -m "
+        "bert4rec_hf.commands.train …",
+    )
+    parser.add_argument("--version", action="version", version=version("bert4rec_hf"))
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given[:1])
+    importlib.import_module(f".{options.command}", __package__).main(given[1:])

@@ -1,0 +1,53 @@
+"""Write the experiment that the recipe has for a prepared dataset, to be trained as it is.
+
+python scripts/recipe.py data/purchases --output purchases.yaml
+accelerate launch scripts/train.py purchases.yaml --output runs/purchases
+
+What depends on the dataset follows from its training part by a rule, told in the README.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.recipe import choose_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, choose, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, help="a prepared dataset folder")
+    parser.add_argument("--output", type=Path, required=True, help="a new YAML file")
+    parser.add_argument("--name", help="of the dataset, for the card; its folder's if not given")
+    parser.add_argument("--license", default="unknown", help="of the dataset, for the card")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = load_prepared(options.dataset)
+        train = dataset.train
+        settings = choose_settings(len(train), len(train.values), dataset.num_items)
+        sections = {
+            "data": {"dataset": str(options.dataset)} | settings.pop("data"),
+            **settings,
+            "evaluation": {"ks": [5, 10, 20]},
+            "card": {
+                "dataset_name": options.name or options.dataset.resolve().name,
+                "dataset_license": options.license,
+            },
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with options.output.open("x", encoding="utf-8") as file:
+            yaml.safe_dump(sections, file, sort_keys=False, allow_unicode=True)
+    except FileExistsError:
+        parser.exit(2, f"error: {options.output} exists; choose another --output or remove it\n")
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"experiment: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

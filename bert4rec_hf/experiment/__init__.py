@@ -1,0 +1,1 @@
+"""Where the parts meet: from one experiment file to a trained, measured model folder."""

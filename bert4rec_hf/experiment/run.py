@@ -1,0 +1,194 @@
+"""From an experiment to a trained, measured model folder."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
+from bert4rec_hf.evaluation.baselines import count_popularity
+from bert4rec_hf.evaluation.evaluator import evaluate
+from bert4rec_hf.evaluation.model_scorer import ModelScorer
+from bert4rec_hf.evaluation.provenance import provenance
+from bert4rec_hf.hub.card import write_card
+from bert4rec_hf.hub.model_folder import (
+    fingerprint_weights,
+    save_model_folder,
+)
+from bert4rec_hf.modeling.objectives import max_scores
+from bert4rec_hf.training.checkpoint import find_checkpoints
+from bert4rec_hf.training.loop import TrainingRun
+from bert4rec_hf.training.memory import (
+    MemoryEstimate,
+    available_memory,
+    check_memory,
+    estimate_memory,
+    peak_memory,
+)
+from bert4rec_hf.training.profiling import profile_steps
+from bert4rec_hf.training.run_folder import flatten, open_output
+
+from .build import build_loader, build_model, initialize
+from .measurement import check_vocabulary, count_parameters, measure
+from .spec import Experiment
+
+logger = logging.getLogger(__name__)
+
+
+def run_experiment(
+    experiment: Experiment,
+    output: Path,
+    accelerator: Accelerator,
+    *,
+    is_resumed: bool = False,
+    profiled_steps: int = 0,
+) -> dict[str, Any]:
+    """Train, keep the best model, measure it and write its card.
+
+    Takes the arguments of train_experiment, and raises what that does.
+
+    Returns:
+        What stands in `results.json`.
+    """
+    trained = train_experiment(
+        experiment, output, accelerator, is_resumed=is_resumed, profiled_steps=profiled_steps
+    )
+    accelerator.wait_for_everyone()
+    learned = output / experiment.folder_name
+    dataset = load_prepared(Path(experiment.data.dataset))
+    base = experiment.base.model if experiment.base else None
+    measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
+    results = {"run": experiment.name, **trained, **measured}
+    if accelerator.is_main_process:
+        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_card(results, learned / "README.md")
+    accelerator.state.destroy_process_group()
+    return results
+
+
+def train_experiment(
+    experiment: Experiment,
+    output: Path,
+    accelerator: Accelerator,
+    *,
+    is_resumed: bool = False,
+    profiled_steps: int = 0,
+    on_look: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> dict[str, Any]:
+    """Train and keep the model that is best on validation; the test is not looked at.
+
+    Args:
+        experiment: What to run.
+        output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
+            or `adapter/`, and a `profile/` come into it.
+        accelerator: As `build_accelerator` makes it.
+        is_resumed: Go on from the newest checkpoint in that folder.
+        profiled_steps: How many steps to profile, near the first.
+        on_look: Called with the step and the metrics of each look at validation.
+
+    Returns:
+        What depends on the training alone of `results.json`.
+
+    Raises:
+        FileNotFoundError: The dataset was not prepared.
+        ValueError: The output folder exists and the run is not resumed, or is another run's; or
+            a step does not fit into memory.
+    """
+    dataset = load_prepared(Path(experiment.data.dataset))
+    identity = identify_run(experiment, dataset, accelerator)
+    memory = estimate_run(experiment, dataset, accelerator)
+    model = build_model(experiment, dataset.vocab_size)
+    # Taken now: the checkout may have moved on when the training ends.
+    origin = {"parameters": count_parameters(model), **provenance(accelerator)}
+    open_output(output, identity, accelerator, is_resumed=is_resumed)
+    accelerator.init_trackers(
+        experiment.name,
+        config=flatten({**identity, **origin}),
+        init_kwargs=tracker_settings(output, is_resumed=is_resumed),
+    )
+    initialize(model, dataset, experiment.training)
+    run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
+    if checkpoints := find_checkpoints(output / "checkpoints"):
+        run.resume(checkpoints[-1])
+    split = dataset.validation
+    popularity = count_popularity(dataset.train, dataset.vocab_size)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        scorer = ModelScorer(model.eval())
+        metrics = evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
+        on_look(run.state.step, metrics)
+        return metrics
+
+    def keep_best(model: nn.Module) -> None:
+        if accelerator.is_main_process:
+            save_model_folder(model, dataset.folder, output / experiment.folder_name)
+
+    loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
+    with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
+        state = run.train(loader, validate, keep_best, on_step)
+    peak = peak_memory(accelerator.device)
+    for tracker in accelerator.trackers:  # not end_training, which parts the processes as well
+        tracker.finish()
+    return {
+        **identity,
+        "training": dataclasses.asdict(state),
+        "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
+        **origin,
+    }
+
+
+def estimate_run(
+    experiment: Experiment, dataset: PreparedDataset, accelerator: Accelerator
+) -> MemoryEstimate:
+    """Say what memory a step takes, by the first batch of the run and before there is a model.
+
+    Raises:
+        ValueError: There is not as much.
+    """
+    with torch.device("meta"):
+        model = build_model(experiment, dataset.vocab_size)
+    loader = build_loader(experiment, dataset, accelerator.num_processes, first_step=0)
+    batch = loader.collate_fn(loader.dataset.__getitems__(next(iter(loader.batch_sampler))))
+    estimate = estimate_memory(model, batch, accelerator, max_scores(accelerator.device))
+    available = available_memory(accelerator)
+    if accelerator.is_main_process:
+        logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)
+    check_memory(estimate, available)
+    return estimate
+
+
+def tracker_settings(output: Path, *, is_resumed: bool) -> dict[str, dict[str, str]]:
+    """What trackers would choose otherwise: the name of the run, and a place outside its folder.
+
+    TensorBoard goes by the folder that `build_accelerator` gives it.
+    """
+    return {
+        "wandb": {"name": output.name, "dir": str(output)},
+        "trackio": {"name": output.name, "resume": "allow" if is_resumed else "never"},
+    }
+
+
+def identify_run(
+    experiment: Experiment, dataset: PreparedDataset, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What must be the same when the run is resumed.
+
+    Raises:
+        ValueError: The base model has another vocabulary than the dataset.
+    """
+    identity = {
+        "dataset_fingerprint": dataset.fingerprint,
+        "num_processes": accelerator.num_processes,
+        "experiment": experiment.to_dict(),
+    }
+    if experiment.base is not None:
+        folder = Path(experiment.base.model)
+        check_vocabulary(folder, dataset)
+        identity["base_weights"] = fingerprint_weights(folder)
+    return identity

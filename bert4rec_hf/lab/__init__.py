@@ -1,0 +1,1 @@
+"""What is learned about the model: studies, statistics, cards and benchmarks."""

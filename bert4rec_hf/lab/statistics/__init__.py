@@ -1,0 +1,1 @@
+"""Laws and intervals fitted to what studies measured."""

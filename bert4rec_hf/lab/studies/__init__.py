@@ -1,0 +1,1 @@
+"""One experiment trained many times over, and what comes of it."""

@@ -1,0 +1,97 @@
+"""An ablation: one experiment and itself with one thing changed, judged on validation."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+from bert4rec_hf.config import build_section, join_names, override, read_yaml
+from bert4rec_hf.lab.studies.study import Study, StudyRun, check_different, run_study
+
+UNCHANGED = "recipe"
+"""Name of the runs in which nothing is changed."""
+
+METRICS = ("hit_rate@10", "ndcg@10")
+
+
+@strict
+@dataclass(kw_only=True)
+class AblationConfig:
+    """Which experiment is changed, and how often each change is trained."""
+
+    experiment: str
+    """File of `configs/` whose settings hold where this file says nothing."""
+
+    seeds: list[int]
+    """The experiment and each change are trained once with each."""
+
+    def validate_lists(self) -> None:
+        check_different("seeds", self.seeds)
+
+
+def load_ablation(path: Path, arguments: Sequence[str] = ()) -> Study:
+    """Read a file of an ablation: the sections `study` and `changes`, and settings for all runs.
+
+    Args:
+        path: Such as `configs/beauty/ablation.yaml`.
+        arguments: `--section.setting value` pairs over the file.
+
+    Raises:
+        ValueError: Something in it is unknown, missing, or out of range.
+    """
+    sections = read_yaml(path)
+    override(sections, arguments)
+    config = build_section(AblationConfig, sections.pop("study", {}), "study")
+    changes = sections.pop("changes", {})
+    if not changes or not all(each and isinstance(each, dict) for each in changes.values()):
+        raise ValueError(
+            f"{path}: changes must name one change or more, each with settings such as "
+            f"model.is_causal, got {changes}"
+        )
+    if UNCHANGED in changes:
+        raise ValueError(f"{path}: changes.{UNCHANGED} is the experiment itself; rename it")
+    fixed = join_names(sections)
+    description = {"study": dataclasses.asdict(config), "changes": changes, "fixed": fixed}
+    runs = [
+        StudyRun(
+            f"{change}-{seed}",
+            {"change": change, "seed": seed},
+            fixed | settings | {"training.seed": seed},
+        )
+        for seed in config.seeds
+        for change, settings in {UNCHANGED: {}, **changes}.items()
+    ]
+    study = Study("ablation", path.stem, Path(config.experiment), description, runs)
+    for run in runs:  # so that a mistake shows before any work is done
+        study.build(run)
+    return study
+
+
+def run_ablation(study: Study, output: Path) -> dict[str, Any]:
+    """Train what is not trained yet, as `run_study` does, and put the changes side by side."""
+    return run_study(study, output, lambda _: {}, lambda points: {"rows": summarize(points)})
+
+
+def summarize(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and deviation over seeds of every change, the unchanged experiment first."""
+    by_change: dict[str, dict[int, dict[str, Any]]] = {}
+    for point in points:
+        by_change.setdefault(point["change"], {})[point["seed"]] = point
+    rows = []
+    for change, runs in by_change.items():
+        row: dict[str, Any] = {"change": change, "seeds": len(runs)}
+        for metric in METRICS:
+            values = [best_look(point)[metric] for point in runs.values()]
+            row[metric] = statistics.mean(values)
+            row[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        rows.append(row)
+    return rows
+
+
+def best_look(point: dict[str, Any]) -> dict[str, float]:
+    """The look at validation that was best."""
+    return next(look for look in point["validation"] if look["step"] == point["best_step"])

@@ -1,0 +1,1 @@
+"""A trained folder in use."""

@@ -1,22 +1,27 @@
 """A trained folder in use: raw items in, ranked raw items with scores and titles out."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
-from bert4rec_hf.evaluation.ranking import CatalogScores, item_sets, top_items
+from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, HISTORIES_AT_ONCE, ItemSets, item_sets
 from bert4rec_hf.hub.model_folder import load_model
-from bert4rec_hf.modeling import NUM_SPECIAL_IDS, BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
+from bert4rec_hf.serving.candidates import CandidateScorer
+from bert4rec_hf.serving.catalog import Catalog
+from bert4rec_hf.serving.histories import HistoryBatch, answer, read_histories
 
 UNKNOWN_ITEMS = ("error", "skip")
+COLD_HISTORIES = ("error", "mask", "popular", "empty")
 
 
 class Recommendation(NamedTuple):
@@ -27,6 +32,24 @@ class Recommendation(NamedTuple):
     title: str | None = None
 
 
+class Recommendations(list[Recommendation]):
+    """What one history is recommended, best first: a list that knows why it is empty."""
+
+    problem: str | None = None
+    """Why the history could not be read; None where it could."""
+
+
+class Options(NamedTuple):
+    """What a request asks for besides its histories."""
+
+    k: int
+    candidates: CandidateScorer
+    exclude: Mapping[Any, Iterable[str]]
+    exclude_seen: bool
+    cold: str
+    unknown: str
+
+
 class Recommender:
     """A model and its vocabulary, for histories of raw items.
 
@@ -34,6 +57,8 @@ class Recommender:
         model: Trained.
         tokenizer: The vocabulary it was trained with.
         titles: Title of each raw item that has one.
+        popularity: (vocab,) interactions of each id, for histories without a known item; see
+            `count_popularity`.
 
     Raises:
         ValueError: Model and vocabulary have different sizes.
@@ -42,103 +67,277 @@ class Recommender:
     def __init__(
         self,
         model: BERT4RecForMaskedItemModeling | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | Catalog,
         titles: dict[str, str] | None = None,
+        popularity: np.ndarray | None = None,
     ):
-        if len(tokenizer) != model.config.vocab_size:
+        is_catalog = isinstance(tokenizer, Catalog)
+        self.vocabulary = tokenizer if is_catalog else Catalog.from_tokenizer(tokenizer)
+        if len(self.vocabulary) != model.config.vocab_size:
             raise ValueError(
-                f"the vocabulary has {len(tokenizer)} ids and the model {model.config.vocab_size}; "
-                "use the tokenizer.json that was saved with the model"
+                f"the vocabulary has {len(self.vocabulary)} ids and the model "
+                f"{model.config.vocab_size}; use the tokenizer.json that was saved with the model"
             )
         self.scorer = ModelScorer(model.eval())
-        self.ids: dict[str, int] = tokenizer.get_vocab()
-        self.items = {number: item for item, number in self.ids.items()}
         self.titles = titles or {}
+        self.popularity = popularity
 
     @property
     def catalog(self) -> list[str]:
         """All raw items, in the order of their ids."""
-        return [self.items[number] for number in range(NUM_SPECIAL_IDS, len(self.items))]
+        return self.vocabulary.items
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "Recommender":
-        """Load a model or adapter folder, or one of a hub by its name."""
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        adapter: str | Path | None = None,
+    ) -> "Recommender":
+        """Load a model or adapter folder, or one of a hub by its name.
+
+        Args:
+            name: The folder or name.
+            device: Where the model computes, such as "cuda"; the CPU when None.
+            dtype: In which its weights are held, such as "bfloat16"; as they were saved when None.
+                Scores are float32 in any case.
+            adapter: Folder or name of an adapter that is put on the model.
+
+        Raises:
+            ValueError: `name` is an adapter itself and another one is asked for, or there is no
+                such dtype.
+        """
+        model = load_model(name)
+        if adapter is not None:
+            if isinstance(model, PeftModel):
+                raise ValueError(
+                    f"{name} is an adapter itself, so {adapter} cannot be put on it; name its base "
+                    "model, or leave adapter out"
+                )
+            model = PeftModel.from_pretrained(model, adapter)
+        if isinstance(dtype, str):
+            dtype = read_dtype(dtype)
         titles = cached_file(name, "titles.json", _raise_exceptions_for_missing_entries=False)
         return cls(
-            load_model(name),
-            AutoTokenizer.from_pretrained(name),
+            model.to(device=device, dtype=dtype),
+            Catalog.from_pretrained(name),
             json.loads(Path(titles).read_text(encoding="utf-8")) if titles else None,
         )
 
-    def recommend(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        k: int = 10,
-        *,
-        exclude_seen: bool = True,
-        unknown: str = "error",
-    ) -> list[Recommendation] | list[list[Recommendation]]:
-        """Recommend the next item of one history, or of each of several.
+    def count_popularity(self, histories: Any) -> None:
+        """Learn what is popular from histories, for `cold="popular"`.
 
         Args:
-            histories: Raw items, oldest first; or several such histories.
-            k: How many items, best first; fewer where the catalog runs out.
+            histories: As `recommend` takes them; items that are not in the catalog do not count.
+        """
+        ids = [self.vocabulary.find(each) for each in read_histories(histories).histories]
+        self.popularity = np.bincount(np.concatenate(ids), minlength=len(self.vocabulary))
+
+    def recommend(  # noqa: PLR0913 - the options of a request
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] | Mapping[Any, Iterable[str]] | None = None,
+        exclude_seen: bool = True,
+        cold: str = "error",
+        unknown: str = "error",
+    ) -> Any:
+        """Recommend the next item of one history, or of each of several.
+
+        One history that cannot be read is an error. Among several it does not keep the others from
+        their answers: its own is empty and has a `problem`, and a warning names it.
+
+        Args:
+            histories: Raw items, oldest first; several such histories in a list; a dict of them by
+                user; numpy arrays or Series in place of lists; or a polars or pandas frame with
+                the columns `user` and `item`, and `timestamp` unless rows are in the order of
+                time, or `user` and `items`, a list per row.
+            k: How many items, best first; fewer where candidates run out.
+            candidates: Raw items that may be recommended, such as those in stock; all when None.
+                Those that the model does not know are passed over.
+            exclude: Raw items that may not; or a mapping from user to such, by place where
+                histories have no users.
             exclude_seen: Leave out the items of the history, however old.
+            cold: What a history without any item of the catalog gets: `error`; what the `mask`
+                alone scores highest; what is `popular`, with its number of interactions as the
+                score; or nothing, `empty`.
             unknown: `error` refuses a history with an item that is not in the catalog, `skip`
                 reads it without that item.
 
         Returns:
-            The recommendations, or a list of them per history.
+            Recommendations for one history; a list of them for several; a dict of them by user for
+            a mapping; for a frame, a frame of the same library with the columns `user`, `rank`,
+            `item`, `score` and `title`.
 
         Raises:
-            KeyError: An item is not in the catalog and unknown is `error`.
-            ValueError: A history has no item of the catalog, or an option is out of range.
-            TypeError: An item is not a string.
+            KeyError: An item of the one history is not in the catalog and unknown is `error`.
+            ValueError: The one history has no item of the catalog and cold is `error`, or an option
+                is out of range, or none of the candidates is in the catalog.
+            TypeError: An item of the one history is not a string.
         """
-        if unknown not in UNKNOWN_ITEMS:
-            raise ValueError(f"unknown must be one of {', '.join(UNKNOWN_ITEMS)}, got {unknown!r}")
+        options = self._read_options(k, candidates, exclude, exclude_seen, cold, unknown)
+        batch = read_histories(histories)
+        encoded, problems = self._encode(batch, options)
+        rows: list[Recommendations] = []
+        for start in range(0, len(encoded), HISTORIES_AT_ONCE):
+            run = slice(start, start + HISTORIES_AT_ONCE)
+            keys = range(len(encoded)) if batch.users is None else batch.users
+            rows += self._recommend(encoded[run], keys[run], options)
+        for row, problem in problems.items():
+            rows[row] = Recommendations()
+            rows[row].problem = problem
+        return answer(batch, rows)
+
+    def _read_options(  # noqa: PLR0913 - those of `recommend`
+        self,
+        k: int,
+        candidates: Iterable[str] | None,
+        exclude: Iterable[str] | Mapping[Any, Iterable[str]] | None,
+        exclude_seen: bool,
+        cold: str,
+        unknown: str,
+    ) -> Options:
+        """Check the options of a request."""
+        _check_choice("unknown", unknown, UNKNOWN_ITEMS)
+        _check_choice("cold", cold, COLD_HISTORIES)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        if isinstance(histories, str) or len(histories) == 0:
-            raise ValueError(f"histories must be a list of raw items, got {histories!r}")
-        if any(isinstance(each, list | tuple) for each in histories):
-            encoded = [self._encode(each, unknown) for each in histories]
-            return self._recommend(encoded, k, exclude_seen)
-        return self._recommend([self._encode(histories, unknown)], k, exclude_seen)[0]
-
-    def _encode(self, history: Sequence[str], unknown: str) -> np.ndarray:
-        """Ids of raw items; padding and mask are no items."""
-        if isinstance(history, str):
-            raise TypeError(f"a history must be a list of raw items, got {history!r}")
-        for item in history:
-            if not isinstance(item, str):
-                raise TypeError(f"a raw item must be a string, got {item!r}; write {str(item)!r}")
-        ids = [self.ids.get(item, 0) for item in history]
-        missing = [i for i, number in zip(history, ids, strict=True) if number < NUM_SPECIAL_IDS]
-        if missing and unknown == "error":
-            raise KeyError(
-                f"{len(missing)} of {len(history)} items are not in the catalog, the first is "
-                f"{missing[0]!r}; was the model trained on the same dataset? unknown='skip' reads "
-                "the history without them"
-            )
-        if len(missing) == len(history):
+        if cold == "popular" and self.popularity is None:
             raise ValueError(
-                f"none of the {len(history)} items of the history is in the catalog; "
-                "at least one is needed"
+                "cold is 'popular', and nothing is known of what is; call count_popularity with "
+                "histories first, or choose mask or empty"
             )
-        return np.array([n for n in ids if n >= NUM_SPECIAL_IDS], dtype=np.int32)
+        by_user, for_all = {}, None
+        if isinstance(exclude, Mapping):
+            by_user = exclude
+        elif exclude is not None:
+            for_all = self.read_items("exclude", exclude)
+        allowed = None if candidates is None else self.read_items("candidates", candidates)
+        if allowed is not None and len(allowed) == 0:
+            raise ValueError(
+                "none of the candidates is in the catalog; were they named as in its dataset?"
+            )
+        scorer = CandidateScorer(self.scorer.weight, self.scorer.bias, allowed, for_all)
+        return Options(k, scorer, by_user, exclude_seen, cold, unknown)
+
+    def read_items(self, option: str, items: Iterable[str]) -> np.ndarray:
+        """(known,) ids of those raw items that are in the catalog.
+
+        Args:
+            option: What messages call them.
+            items: Raw items.
+
+        Raises:
+            TypeError: It is a single text, which would be taken letter by letter.
+        """
+        if isinstance(items, str):
+            raise TypeError(f"{option} must be a list of raw items, got {items!r}")
+        return self.vocabulary.find(items)
+
+    def _encode(
+        self, batch: HistoryBatch, options: Options
+    ) -> tuple[list[np.ndarray], dict[int, str]]:
+        """Ids of each history, and by place the problem of those that cannot be read."""
+        encoded, problems = [], {}
+        for row, history in enumerate(batch.histories):
+            try:
+                encoded.append(self._encode_one(history, options))
+            except (KeyError, TypeError, ValueError) as error:
+                if batch.kind == "one":
+                    raise
+                encoded.append(np.empty(0, dtype=np.int32))
+                problems[row] = str(error.args[0])
+        if problems:
+            row, problem = next(iter(problems.items()))
+            warnings.warn(
+                f"{len(problems)} of {len(encoded)} histories have no recommendations, the first "
+                f"is {batch.name(row)}: {problem}",
+                stacklevel=3,
+            )
+        return encoded, problems
+
+    def _encode_one(self, history: Any, options: Options) -> np.ndarray:
+        ids = self.vocabulary.encode(history, options.unknown)
+        if len(ids) == 0 and options.cold == "error":
+            raise ValueError(
+                f"none of the {len(history)} items of the history is in the catalog; at least one "
+                "is needed, or choose cold: mask, popular or empty"
+            )
+        return ids
 
     @torch.inference_mode()
     def _recommend(
-        self, histories: list[np.ndarray], k: int, exclude_seen: bool
-    ) -> list[list[Recommendation]]:
-        chunks = CatalogScores(self.scorer, self.scorer.encode(histories))
-        ids, scores = top_items(chunks, k, item_sets(histories) if exclude_seen else None)
-        return [
-            [
-                Recommendation(self.items[number], score, self.titles.get(self.items[number]))
-                for number, score in zip(row_ids, row_scores, strict=True)
-                if number >= NUM_SPECIAL_IDS
-            ]
+        self, histories: list[np.ndarray], keys: Sequence[Any], options: Options
+    ) -> list[Recommendations]:
+        """Recommend for one run of histories.
+
+        Args:
+            histories: Ids.
+            keys: What `exclude` calls each.
+            options: Of the request.
+        """
+        ids, scores = options.candidates.best(
+            self.scorer.encode(histories), options.k, self._left_out(histories, keys, options)
+        )
+        ids, scores = ids.cpu(), scores.cpu()
+        rows = [
+            self._name(row_ids, row_scores)
             for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
         ]
+        if options.cold in ("popular", "empty"):
+            for place, history in enumerate(histories):
+                if len(history) == 0:
+                    rows[place] = self._recommend_cold(keys[place], options)
+        return rows
+
+    def _left_out(
+        self, histories: list[np.ndarray], keys: Sequence[Any], options: Options
+    ) -> ItemSets | None:
+        """What is no candidate for one history or the other."""
+        sets = histories if options.exclude_seen else [each[:0] for each in histories]
+        if options.exclude:
+            sets = [
+                np.append(ids, self.read_items("exclude", options.exclude.get(key, ())))
+                for ids, key in zip(sets, keys, strict=True)
+            ]
+        return item_sets(sets) if any(map(len, sets)) else None
+
+    def _recommend_cold(self, key: Any, options: Options) -> Recommendations:
+        """What is popular, or nothing."""
+        if options.cold == "empty":
+            return Recommendations()
+        is_candidate = options.candidates.is_candidate.copy()
+        is_candidate[self.read_items("exclude", options.exclude.get(key, ()))] = False
+        ids = np.flatnonzero(is_candidate)
+        # Stable, so that of equally popular items the first of the catalog come first.
+        order = np.argsort(-self.popularity[ids], kind="stable")[: options.k]
+        return self._name(ids[order].tolist(), self.popularity[ids[order]].astype(float).tolist())
+
+    def _name(self, ids: Sequence[int], scores: Sequence[float]) -> Recommendations:
+        """Put the names and titles of items to their ids."""
+        items = (self.vocabulary.names[number] for number in ids if number >= FIRST_ITEM_ID)
+        return Recommendations(
+            Recommendation(item, score, self.titles.get(item))
+            for item, score in zip(items, scores, strict=False)
+        )
+
+
+def read_dtype(name: str) -> torch.dtype:
+    """Find a floating dtype of torch by its name.
+
+    >>> read_dtype("bfloat16")
+    torch.bfloat16
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be one such as float32, bfloat16 or float16, got {name!r}")
+    return dtype
+
+
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")

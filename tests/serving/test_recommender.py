@@ -109,11 +109,15 @@ def test_unknown_items_are_skipped_on_request(recommender):
             "unknown must be one of error, skip, got 'guess'",
         ),
         (["heat"], {"k": 0}, ValueError, "k must be at least 1, got 0"),
-        ([], {}, ValueError, r"must be a list of raw items, got \[\]"),
+        ([], {}, ValueError, "none of the 0 items of the history is in the catalog"),
         ("heat", {}, ValueError, "must be a list of raw items, got 'heat'"),
         ([1, 2], {}, TypeError, "a raw item must be a string, got 1; write '1'"),
-        ([["heat"], "dune"], {}, TypeError, "a history must be a list of raw items, got 'dune'"),
-        ([["heat"], [7]], {}, TypeError, "a raw item must be a string, got 7; write '7'"),
+        (3, {}, ValueError, "must be a list of raw items, got 3"),
+        (["heat"], {"cold": "guess"}, ValueError, "cold must be one of .*, got 'guess'"),
+        (["heat"], {"cold": "popular"}, ValueError, "call count_popularity with histories first"),
+        (["heat"], {"candidates": ["zardoz"]}, ValueError, "none of the candidates is in the"),
+        (["heat"], {"candidates": "heat"}, TypeError, "candidates must be a list .*, got 'heat'"),
+        (["heat"], {"exclude": ITEMS}, ValueError, "every candidate is excluded"),
     ],
 )
 def test_a_history_that_cannot_be_read_is_refused(recommender, history, options, error, message):

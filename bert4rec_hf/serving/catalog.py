@@ -1,0 +1,88 @@
+"""Raw item ↔ id, read from a model folder in a moment however large the catalog is."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from bert4rec_hf.data.vocabulary import FIRST_ITEM_ID
+
+
+class Catalog:
+    """The items that a model knows, by id and by name.
+
+    Args:
+        ids: Raw item → id, of all ids, padding and mask included.
+    """
+
+    def __init__(self, ids: dict[str, int]):
+        self.ids = ids
+        self.names: list[str] = sorted(ids, key=ids.get)
+        """Raw item of each id; those of padding and mask come first."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "Catalog":
+        """Read the vocabulary of a folder, or of a hub.
+
+        A vocabulary as `build_vocabulary` makes it is read without building a tokenizer, which
+        takes ten seconds for a million items; any other by AutoTokenizer.
+        """
+        path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            model = content.get("model", {})
+            added = {each["content"]: each["id"] for each in content.get("added_tokens", [])}
+            if model.get("type") == "WordLevel" and isinstance(model.get("vocab"), dict):
+                return cls(model["vocab"] | added)
+        return cls.from_tokenizer(AutoTokenizer.from_pretrained(name))
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "Catalog":
+        """Take the vocabulary of a tokenizer."""
+        return cls(tokenizer.get_vocab())
+
+    def __len__(self) -> int:
+        """Number of ids, padding and mask included."""
+        return len(self.names)
+
+    @property
+    def items(self) -> list[str]:
+        """All raw items, in the order of their ids."""
+        return self.names[FIRST_ITEM_ID:]
+
+    def find(self, items: Iterable[str]) -> np.ndarray:
+        """(known,) ids of those items that are in the catalog."""
+        ids = (self.ids.get(item, 0) for item in items)
+        return np.array([number for number in ids if number >= FIRST_ITEM_ID], dtype=np.int64)
+
+    def encode(self, history: Sequence[str], unknown: str = "error") -> np.ndarray:
+        """Read one history; padding and mask are no items.
+
+        Args:
+            history: Raw items.
+            unknown: `error` refuses an item that is not in the catalog, `skip` leaves it out.
+
+        Returns:
+            (known,) int32 ids.
+
+        Raises:
+            TypeError: It is no list, or an item is not a string.
+            KeyError: An item is not in the catalog and unknown is `error`.
+        """
+        if not isinstance(history, list | tuple):
+            raise TypeError(f"a history must be a list of raw items, got {history!r}")
+        for item in history:
+            if not isinstance(item, str):
+                raise TypeError(f"a raw item must be a string, got {item!r}; write {str(item)!r}")
+        ids = [self.ids.get(item, 0) for item in history]
+        missing = [i for i, number in zip(history, ids, strict=True) if number < FIRST_ITEM_ID]
+        if missing and unknown == "error":
+            raise KeyError(
+                f"{len(missing)} of {len(history)} items are not in the catalog, the first is "
+                f"{missing[0]!r}; was the model trained on the same dataset? unknown='skip' reads "
+                "the history without them"
+            )
+        return np.array([number for number in ids if number >= FIRST_ITEM_ID], dtype=np.int32)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ INITIALIZATIONS = {
 """What weights may begin with, by the name of the setting."""
 
 SCHEDULES = ("linear", "cosine", "constant")
+BAD_STEPS = ("stop", "skip")
 
 
 @strict
@@ -112,6 +114,10 @@ class TrainingConfig:
     max_grad_norm: float | int = 5.0
     """Longer gradients are cut to this length."""
 
+    on_bad_step: str = "stop"
+    """What becomes of a step whose loss or gradient is not finite: `stop` ends the training, `skip`
+    leaves the step out; more than a few in a row end it, too."""
+
     seed: int = 0
     logging_steps: int = 50
     evaluation_steps: int = 500
@@ -160,6 +166,12 @@ class TrainingConfig:
         for name, known in INITIALIZATIONS.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+    def validate_on_bad_step(self) -> None:
+        if self.on_bad_step not in BAD_STEPS:
+            raise ValueError(
+                f"on_bad_step must be one of {', '.join(BAD_STEPS)}, got {self.on_bad_step!r}"
+            )
 
     def validate_schedule(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -294,10 +306,24 @@ def build_section(
         if required.name in known and required.name not in settings and not has_default:
             raise ValueError(f"{name}.{required.name} is missing and has no default; add it")
     values = {key: _number(value, hints[key]) for key, value in settings.items()}
+    check_finite_settings(values, name)
     try:
         return kind(**values, **given)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error.__cause__ or error}") from error
+
+
+def check_finite_settings(value: Any, name: str) -> None:
+    """Refuse `.nan` and `.inf`, and numbers too large to be told from them, wherever they stand.
+
+    Raises:
+        ValueError: There is one, at this name or below it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, and settings are finite; write a number")
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            check_finite_settings(each, f"{name}.{key}")
 
 
 def _number(value: Any, hint: Any) -> Any:

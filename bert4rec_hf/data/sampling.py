@@ -78,6 +78,11 @@ class ViewBatchSampler(Sampler[np.ndarray]):
             yield from batches[first:last]
             batch += last - first
 
+    def batch(self, number: int) -> np.ndarray:
+        """Rows and view keys of one batch, counted from 0 over all epochs, (batch,)."""
+        epoch, place = divmod(number, self.batches_per_epoch)
+        return self._epoch(epoch)[place]
+
     def _epoch(self, epoch: int) -> np.ndarray:
         """Rows and view keys of one epoch, (batches, batch)."""
         generator = np.random.default_rng([self.seed, epoch])

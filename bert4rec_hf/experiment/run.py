@@ -22,7 +22,7 @@ from bert4rec_hf.hub.model_folder import (
     save_model_folder,
 )
 from bert4rec_hf.modeling.objectives import max_scores
-from bert4rec_hf.training.checkpoint import find_checkpoints
+from bert4rec_hf.training.checkpoint import newest_checkpoint
 from bert4rec_hf.training.loop import TrainingRun
 from bert4rec_hf.training.memory import (
     MemoryEstimate,
@@ -114,8 +114,8 @@ def train_experiment(
     )
     initialize(model, dataset, experiment.training)
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
-    if checkpoints := find_checkpoints(output / "checkpoints"):
-        run.resume(checkpoints[-1])
+    if checkpoint := newest_checkpoint(output / "checkpoints", accelerator):
+        run.resume(checkpoint)
     split = dataset.validation
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 

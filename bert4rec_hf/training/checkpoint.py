@@ -1,24 +1,38 @@
 """The state of a run, to go on from: safetensors and JSON, whole or not there.
 
 Of what is sharded each process writes the rows that it has, to a file of its own, and reads those
-that it needs, on whatever number of processes. All else is written by the main one.
+that it needs, on whatever number of processes. All else is written by the main one. Checksums of
+all files come last, and a checkpoint is taken only if they are right.
 """
 
 import dataclasses
 import json
 import logging
+import re
 import shutil
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from bert4rec_hf.training.agreement import failing_together, from_main_process
+from bert4rec_hf.training.checksums import (
+    STATE,
+    digest_file,
+    find_damage,
+    name_of_step,
+    sync,
+    write_checksums,
+)
+from bert4rec_hf.training.tensor_files import load_rows, save_rows
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +60,66 @@ class TrainingState:
     looks: list[dict[str, float]] = field(default_factory=list)
     """Step and validation metrics of every look."""
 
+    skipped_steps: list[int] = field(default_factory=list)
+    """Steps whose loss or gradient was not finite, and which changed nothing."""
+
     late_rise: float = 0.0
     """How much of its best the last look has gained over all looks before the last fifth of the
     steps, if it is the best; else 0."""
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-*"))
+    """Checkpoints of a run, oldest first, damaged ones among them."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_checkpoint(folder: Path, accelerator: Accelerator) -> Path | None:
+    """The newest whole checkpoint of a run; those that are newer and damaged are put aside.
+
+    Args:
+        folder: Of the run's checkpoints.
+        accelerator: Tells the processes apart; all take what the main one finds.
+
+    Returns:
+        Its folder; None where nothing was saved yet.
+
+    Raises:
+        ValueError: There are checkpoints, and each is damaged.
+    """
+    newest = None
+    with failing_together(accelerator):
+        if accelerator.is_main_process:
+            newest, damages = find_whole(find_checkpoints(folder))
+            for path, damage in damages:
+                aside = path.with_name(f"damaged-{path.name}")
+                logger.warning("%s is damaged: %s; it is now %s", path, damage, aside.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+    return from_main_process(newest)
+
+
+def find_whole(checkpoints: list[Path]) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """Verify checkpoints from the last on, until one is whole.
+
+    Returns:
+        It, or None of none; and those behind it, each with what is wrong with it.
+
+    Raises:
+        ValueError: There are some, and none is whole.
+    """
+    damages = []
+    for checkpoint in reversed(checkpoints):
+        if not (damage := find_damage(checkpoint)):
+            return checkpoint, damages
+        damages.append((checkpoint, damage))
+    if damages:
+        listed = "; ".join(f"{path.name}: {damage}" for path, damage in damages)
+        raise ValueError(
+            f"{damages[0][0].parent} has no whole checkpoint to go on from ({listed}); put a copy "
+            "of one there, or remove the folder of the run and train again"
+        )
+    return None, damages
 
 
 def save_checkpoint(
@@ -73,25 +139,77 @@ def save_checkpoint(
         state: Where the run stands.
         accelerator: Tells the processes apart.
         keep: How many checkpoints stay.
+
+    Raises:
+        OSError: A process could not write its part; the older checkpoints are all there.
+        ValueError: A weight, or what the optimizer knows of it, is not finite; likewise.
     """
-    unfinished = folder / f".unfinished-{state.step:08d}"
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    save_file(_random_state(), unfinished / f"random-{accelerator.process_index}.safetensors")
-    # What is frozen is in the base model's folder.
-    _save_rows(_trainable(model), unfinished, "model", accelerator)
-    _save_rows(_optimizer_tensors(model, optimizer), unfinished, "optimizer", accelerator)
-    if accelerator.is_main_process:
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        text = json.dumps({"state": dataclasses.asdict(state), "scaler": scaler}, indent=2)
-        (unfinished / "state.json").write_text(text + "\n")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        unfinished.rename(folder / f"step-{state.step:08d}")
-        for old in find_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+    tensors = {"model": _trainable(model), "optimizer": _optimizer_tensors(model, optimizer)}
+    whole = folder / name_of_step(state.step)
+    unfinished = folder / f".unfinished-{whole.name}"
+    try:
+        with failing_together(accelerator):
+            check_finite(tensors["model"] | tensors["optimizer"], state.step)
+            if accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+        digests = _write_tensors(tensors, unfinished, accelerator)
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                digests[STATE] = _write_state(state, unfinished / STATE, accelerator)
+                write_checksums(unfinished, digests)
+                shutil.rmtree(whole, ignore_errors=True)  # what was damaged, or is the same
+                unfinished.rename(whole)
+                sync(folder)
+                _prune(folder, state.step, keep)
+    except OSError:
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def check_finite(tensors: dict[str, Tensor], step: int) -> None:
+    """Refuse tensors that hold what is no number.
+
+    Raises:
+        ValueError: One of them does.
+    """
+    for name, tensor in tensors.items():
+        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if not own.isfinite().all():
+            raise ValueError(
+                f"{name} is not finite after step {step}, and nothing of it is saved; go on from "
+                "the checkpoint before with --resume, with a lower training.learning_rate in a "
+                "run of its own, or look at the step with --replay-step"
+            )
+
+
+def _write_tensors(
+    tensors: dict[str, dict[str, Tensor]], folder: Path, accelerator: Accelerator
+) -> dict[str, dict[str, Any]]:
+    """Write what this process has of each kind, and its random state; the checksums of all."""
+    place = accelerator.process_index
+    digests = []
+    with failing_together(accelerator):
+        save_file(_random_state(), folder / f"random-{place}.safetensors")
+        for kind, each in tensors.items():
+            save_rows(each, folder, kind, accelerator)
+        digests = [(path.name, digest_file(path)) for path in folder.glob(f"*-{place}.safetensors")]
+    return dict(gather_object(digests))
+
+
+def _write_state(state: TrainingState, path: Path, accelerator: Accelerator) -> dict[str, Any]:
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+    text = json.dumps({"state": dataclasses.asdict(state), "scaler": scaler}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+    return digest_file(path)
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all checkpoints up to a step but the last ones."""
+    up_to_now = [path for path in find_checkpoints(folder) if path.name <= name_of_step(step)]
+    for old in up_to_now[:-keep]:
+        shutil.rmtree(old)
 
 
 def load_checkpoint(
@@ -109,9 +227,9 @@ def load_checkpoint(
         ValueError: The checkpoint holds other tensors than model and optimizer have.
     """
     saved = json.loads((checkpoint / "state.json").read_text())
-    _load_rows(checkpoint, "model", _trainable(model))
+    load_rows(checkpoint, "model", _trainable(model))
     _begin(model, optimizer)
-    _load_rows(checkpoint, "optimizer", _optimizer_tensors(model, optimizer))
+    load_rows(checkpoint, "optimizer", _optimizer_tensors(model, optimizer))
     if accelerator.scaler is not None and saved["scaler"] is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     num_processes = len(list(checkpoint.glob("random-*.safetensors")))
@@ -149,81 +267,6 @@ def _begin(model: nn.Module, optimizer: Optimizer) -> None:
             "exp_avg": torch.zeros_like(weight, requires_grad=False),
             "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
         }
-
-
-def _own_rows(tensor: Tensor) -> tuple[Tensor, int]:
-    """What a process has of a tensor, and where that begins: FSDP deals out equal runs of rows.
-
-    Returns:
-        (rows, …), a number as one row; and the place of the first.
-    """
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().view(tensor.shape or 1), 0
-    mesh = tensor.device_mesh
-    first = mesh.get_local_rank() * -(-len(tensor) // mesh.size())
-    return tensor.detach().to_local(), min(first, len(tensor))
-
-
-def _save_rows(
-    tensors: dict[str, Tensor], folder: Path, kind: str, accelerator: Accelerator
-) -> None:
-    """Write what only this process has; the main process also what all have.
-
-    torch's own checkpoints do the same, with two more copies of it in memory.
-    """
-    is_main = accelerator.is_main_process
-    own = {
-        name: _own_rows(each)
-        for name, each in tensors.items()
-        if is_main or isinstance(each, DTensor)
-    }
-    if own:
-        save_file(
-            {name: rows for name, (rows, _) in own.items()},
-            folder / f"{kind}-{accelerator.process_index}.safetensors",
-            metadata={name: str(first) for name, (_, first) in own.items()},
-        )
-
-
-def _load_rows(checkpoint: Path, kind: str, tensors: dict[str, Tensor]) -> None:
-    """Fill tensors, or what this process has of them, from the files of all who wrote some.
-
-    Raises:
-        ValueError: The files hold less of a tensor, or more.
-    """
-    with ExitStack() as stack:
-        paths = checkpoint.glob(f"{kind}-*.safetensors")
-        files = [stack.enter_context(safe_open(path, "pt")) for path in paths]
-        for name, tensor in tensors.items():
-            runs = [
-                (int(begin), file.get_slice(name))
-                for file in files
-                if (begin := file.metadata().get(name)) is not None
-            ]
-            needed = tensor.shape[0] if tensor.shape else 1
-            if (found := sum(run.get_shape()[0] for _, run in runs)) != needed:
-                raise ValueError(
-                    f"{checkpoint} holds {found} rows of {name} and {needed} are needed; a table "
-                    "with row-sparse gradients goes on with FSDP only if it began with it, and "
-                    "without only if it did so"
-                )
-            rows, first = _own_rows(tensor)
-            for begin, run in runs:
-                _copy_rows(rows, first, run, begin)
-
-
-def _copy_rows(rows: Tensor, first: int, run: Tensor, begin: int) -> None:
-    """Copy between two runs of rows of one tensor what they have in common.
-
-    Args:
-        rows: (rows, …) to be filled.
-        first: Its place in the tensor.
-        run: (rows, …) to be read, a slice of a file.
-        begin: Its place in the tensor.
-    """
-    start, stop = max(first, begin), min(first + len(rows), begin + run.get_shape()[0])
-    if start < stop:
-        rows[start - first : stop - first] = run[start - begin : stop - begin]
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
@@ -46,12 +47,21 @@ def average_rows(tables: Sequence[Tensor], accelerator: Accelerator) -> None:
         ).coalesce()
 
 
-def clip_gradients(parameters: Sequence[Tensor], max_norm: float, accelerator: Accelerator) -> None:
-    """Cut the gradient of all parameters together to a length, row-sparse ones included."""
+def clip_gradients(
+    parameters: Sequence[Tensor], max_norm: float, accelerator: Accelerator
+) -> Tensor:
+    """Cut the gradient of all parameters together to a length, row-sparse ones included.
+
+    One whose length is not finite stays as it is.
+
+    Returns:
+        () the length that it had, the same on every process.
+    """
     accelerator.unscale_gradients()
     if accelerator.distributed_type == DistributedType.FSDP:
-        clip_grad_norm_(parameters, max_norm)  # knows shares, and has no sparse ones to know
-        return
+        # Knows shares, and has no sparse ones to know.
+        norm = clip_grad_norm_(parameters, max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
     grads = []
     for weight in parameters:
         if weight.grad is not None and weight.grad.is_sparse:
@@ -59,7 +69,11 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float, accelerator: A
             grads.append(weight.grad.values())
         elif weight.grad is not None:
             grads.append(weight.grad)
-    factor = max_norm / (torch.nn.utils.get_total_norm(grads) + 1e-6)
-    # On CPU it costs nothing to look, and a pass over all gradients not to.
-    if factor.device.type != "cpu" or factor < 1:
+    norm = torch.nn.utils.get_total_norm(grads)
+    factor = max_norm / (norm + 1e-6)
+    if norm.device.type != "cpu":
         torch._foreach_mul_(grads, factor.clamp(max=1.0))
+    # On CPU it costs nothing to look, and a pass over all gradients not to.
+    elif 0 < factor < 1:
+        torch._foreach_mul_(grads, factor)
+    return norm

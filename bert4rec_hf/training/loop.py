@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,13 +14,21 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from bert4rec_hf.training.agreement import StopAgreement
+from bert4rec_hf.training.bad_steps import StepGuard, spread_to_gradients
+from bert4rec_hf.training.checkpoint import (
+    TrainingState,
+    check_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
 from bert4rec_hf.training.gradients import (
     average_rows,
     clip_gradients,
     copy_from_main_process,
     leave_out_of_ddp,
 )
+from bert4rec_hf.training.interruption import Interrupted, deferring_signals
 from bert4rec_hf.training.optimizer import build_optimizer, learning_rate, row_tables
 from bert4rec_hf.training.sharding import (
     gather_model,
@@ -35,6 +44,9 @@ Metrics = dict[str, float]
 
 NOTABLE_RISE = 0.01
 """Share of the metric that is more than the noise of a last look."""
+
+MOST_ROWS = 20
+"""Histories of a batch that a message names."""
 
 
 class TrainingRun:
@@ -67,6 +79,8 @@ class TrainingRun:
         prepare = prepare_shares if self.is_sharded else Accelerator.prepare
         self.model, self.optimizer = prepare(accelerator, model, build_optimizer(model, config))
         copy_from_main_process(self.tables)
+        self.stop = StopAgreement(accelerator)
+        self.guard = StepGuard(self.unwrapped, config.on_bad_step == "skip", accelerator)
 
     @property
     def unwrapped(self) -> nn.Module:
@@ -95,12 +109,32 @@ class TrainingRun:
             evaluate: Validation metrics of the whole model, the same on every process.
             keep_best: Called with the whole model whenever it is the best so far.
             on_step: Called after every optimizer step.
+
+        Raises:
+            Interrupted: A signal asked to stop, and a checkpoint was written.
+            ValueError: A step or a weight is not finite.
+            OSError: The last checkpoint could not be written.
         """
-        config, state = self.config, self.state
-        if self._is_over():  # resumed after its end
-            return state
+        with deferring_signals():
+            if self._owes_validation():  # stopped between a step and its validation
+                self._look(evaluate, keep_best)
+            if not self._is_over():
+                self._take_steps(loader, evaluate, keep_best, on_step)
+        self._judge_end()
+        return self.state
+
+    def _take_steps(
+        self,
+        loader: DataLoader,
+        evaluate: Callable[[nn.Module], Metrics],
+        keep_best: Callable[[nn.Module], None],
+        on_step: Callable[[], None],
+    ) -> None:
+        """Take the arguments of `train`."""
+        state = self.state
+        self.guard.describe_batches = partial(describe_batches, loader, self.accelerator)
         progress = tqdm(
-            total=config.max_steps,
+            total=self.config.max_steps,
             initial=state.step,
             unit="step",
             dynamic_ncols=True,
@@ -109,41 +143,42 @@ class TrainingRun:
         pace = _Pace(state)
         num_histories = loader.batch_sampler.batch_size * self.accelerator.num_processes
         self.model.train()
-        for batch in self.accelerator.prepare(loader):
-            pace.add(self.learn(batch), num_histories)
-            if not self.accelerator.sync_gradients:
-                continue
-            state.step += 1
-            progress.update()
-            pace.stop()
-            on_step()
-            if self._is_due(config.logging_steps):
-                self._log(pace, progress)
-            if self._is_due(config.evaluation_steps):
-                self._look(evaluate, keep_best)
-                self.model.train()
-            if self._is_over() or self._is_due(config.checkpoint_steps):
-                self._save_checkpoint()
-            if self._is_over():
-                break
-            pace.start()
-        progress.close()
-        self._judge_end()
-        return state
+        with progress:
+            for batch in self.accelerator.prepare(loader):
+                pace.add(self.learn(batch), num_histories)
+                if not self.accelerator.sync_gradients:
+                    continue
+                state.step += 1
+                progress.update()
+                pace.stop()
+                on_step()
+                if self._is_due(self.config.logging_steps):
+                    self._log(pace, progress)
+                self._stop_if_asked()
+                self._look_and_save(evaluate, keep_best)
+                if self._is_over():
+                    break
+                pace.start()
+        self.stop.settle()
 
     def learn(self, batch: dict[str, Tensor]) -> Tensor:
         """Learn from one batch; step where accumulation is complete. Returns the loss."""
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():  # what is sharded does not do so by itself
                 loss = self.model(**batch).loss
-            self.accelerator.backward(loss)
+            self.accelerator.backward(spread_to_gradients(loss))
+            self.guard.add(loss)
+            is_allowed = True
             if self.accelerator.sync_gradients:
                 average_rows(self.tables, self.accelerator)
                 weights = list(self.model.parameters())
-                clip_gradients(weights, self.config.max_grad_norm, self.accelerator)
+                norm = clip_gradients(weights, self.config.max_grad_norm, self.accelerator)
+                is_allowed = self.guard.allows(norm, self.state)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(self.state.step, self.config)
-            self.optimizer.step()
+            # A scaler skips the step itself, and must be asked to in order to go on.
+            if is_allowed or self.accelerator.scaler is not None:
+                self.optimizer.step()
             self.optimizer.zero_grad()
         return loss.detach()
 
@@ -153,6 +188,32 @@ class TrainingRun:
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.max_steps
+
+    def _owes_validation(self) -> bool:
+        """Whether the step that was taken last is to be judged, and is not."""
+        last = self.state.looks[-1]["step"] if self.state.looks else 0
+        return last < self.state.step and self._is_due(self.config.evaluation_steps)
+
+    def _stop_if_asked(self) -> None:
+        """Save what there is, and raise `Interrupted` on all processes, if one was told to stop."""
+        if number := self.stop.number():
+            self.guard.settle()
+            self._save_checkpoint(is_last=True)
+            raise Interrupted(number, f"after step {self.state.step:,}")
+
+    def _look_and_save(
+        self,
+        evaluate: Callable[[nn.Module], Metrics],
+        keep_best: Callable[[nn.Module], None],
+    ) -> None:
+        """Do what is due after a step."""
+        if any(map(self._is_due, (self.config.evaluation_steps, self.config.checkpoint_steps))):
+            self.guard.settle()
+        if self._owes_validation():
+            self._look(evaluate, keep_best)
+            self.model.train()
+        if self._is_over() or self._is_due(self.config.checkpoint_steps):
+            self._save_checkpoint(is_last=self._is_over())
 
     def _log(self, pace: "_Pace", progress: tqdm) -> None:
         """Send loss and throughput since the last call to progress bar and trackers."""
@@ -180,7 +241,13 @@ class TrainingRun:
     ) -> None:
         """Judge the model by its validation metrics and keep it if it is the best so far."""
         state, model = self.state, self.whole()
-        metrics = evaluate(model)
+        try:
+            # One process is free to leave it; several would wait for each other.
+            with deferring_signals(is_deferred=self.accelerator.num_processes > 1):
+                metrics = evaluate(model)
+        except Interrupted as interrupted:
+            self._save_checkpoint(is_last=True)
+            raise Interrupted(interrupted.number, f"after step {state.step:,}") from None
         self.accelerator.log(
             {f"validation/{name}": value for name, value in metrics.items()}, step=state.step
         )
@@ -188,6 +255,7 @@ class TrainingRun:
         state.looks.append({"step": state.step, **metrics})
         state.looks_since_best += 1
         if metric > state.best_metric:
+            check_finite(dict(model.named_parameters()), state.step)
             state.best_metric, state.best_step, state.looks_since_best = metric, state.step, 0
             keep_best(model)
 
@@ -205,15 +273,45 @@ class TrainingRun:
                 f"{max_steps:,}",
             )
 
-    def _save_checkpoint(self) -> None:
-        save_checkpoint(
-            self.folder,
-            self.unwrapped,
-            self.optimizer,
-            self.state,
-            self.accelerator,
-            self.config.keep_checkpoints,
-        )
+    def _save_checkpoint(self, *, is_last: bool) -> None:
+        """Write a checkpoint; where there is no room for it, try again when the next one is due.
+
+        Raises:
+            OSError: It is the last one, and could not be written.
+        """
+        try:
+            save_checkpoint(
+                self.folder,
+                self.unwrapped,
+                self.optimizer,
+                self.state,
+                self.accelerator,
+                self.config.keep_checkpoints,
+            )
+        except OSError as error:
+            text = f"the checkpoint of step {self.state.step:,} could not be written: {error}"
+            if is_last:
+                raise OSError(f"{text}; mend that, and go on with --resume") from error
+            if self.accelerator.is_main_process:
+                logger.warning("%s; training goes on, and tries again with the next one", text)
+
+
+def describe_batches(loader: DataLoader, accelerator: Accelerator, step: int) -> str:
+    """Say which batches a step reads, and which histories of the training split each one holds.
+
+    Args:
+        loader: Not prepared; its batch sampler numbers the batches of all processes and steps.
+        accelerator: Knows how many batches a step has.
+        step: Counted from 1.
+    """
+    per_step = accelerator.gradient_accumulation_steps * accelerator.num_processes
+    numbers = range((step - 1) * per_step, step * per_step)
+    texts = []
+    for number in numbers:
+        rows = loader.batch_sampler.batch(number)["row"].tolist()
+        more = ", …" if len(rows) > MOST_ROWS else ""
+        texts.append(f"{number} (histories {', '.join(map(str, rows[:MOST_ROWS]))}{more})")
+    return f"; it read {'batch' if per_step == 1 else 'batches'} {', '.join(texts)}"
 
 
 def late_rise(looks: list[Metrics], metric: str) -> float:

@@ -1,4 +1,6 @@
 import json
+import random
+import shutil
 
 import pytest
 import torch
@@ -9,7 +11,13 @@ from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
-from bert4rec_hf.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from bert4rec_hf.training.checkpoint import (
+    find_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from bert4rec_hf.training.checksums import find_damage
 from bert4rec_hf.training.loop import TrainingRun
 
 VOCAB = 17
@@ -111,3 +119,123 @@ def test_all_that_is_not_a_tensor_is_json(saved):
     state = json.loads((checkpoint / "state.json").read_text())
     assert (state["state"]["step"], state["scaler"]) == (0, None)
     assert {path.suffix for path in checkpoint.iterdir()} == {".json", ".safetensors"}
+
+
+def save(run, folder, step, keep=9):
+    run.state.step = step
+    save_checkpoint(folder, run.unwrapped, run.optimizer, run.state, run.accelerator, keep)
+    return folder / f"step-{step:08d}"
+
+
+@pytest.fixture
+def saved_twice(tmp_path):
+    """A run's folder of checkpoints after its steps 4 and 8."""
+    run = make_run()
+    for batch in make_batches(2):
+        run.learn(batch)
+    return [save(run, tmp_path, step) for step in (4, 8)]
+
+
+FILES = [
+    "checksums.json",
+    "model-0.safetensors",
+    "optimizer-0.safetensors",
+    "random-0.safetensors",
+    "state.json",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_found(saved_twice, name):
+    """Of each file the first, the last, and some bytes in between."""
+    path = saved_twice[-1] / name
+    whole = path.read_bytes()
+    assert find_damage(saved_twice[-1]) == ""
+    places = {0, len(whole) - 2, *random.Random(0).sample(range(len(whole)), 20)}
+    for place in sorted(places):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << place % 7]) + whole[place + 1 :]
+        )
+        assert find_damage(saved_twice[-1]), (name, place)
+    path.write_bytes(whole)
+    assert find_damage(saved_twice[-1]) == ""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_cut_or_lost_is_named(saved_twice, name):
+    path = saved_twice[-1] / name
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-5])
+    expected = f"{name} has {size - 5:,} bytes instead of {size:,}"
+    if name == "checksums.json":
+        expected = "checksums.json is not what was written"
+    assert find_damage(saved_twice[-1]) == expected
+    path.unlink()
+    assert find_damage(saved_twice[-1]) == f"{name} is missing"
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_put_aside(saved_twice, caplog):
+    older, newer = saved_twice
+    folder = older.parent
+    shutil.copytree(older, folder / "step-99999999")  # stray
+    (newer / "random-0.safetensors").unlink()
+    (folder / "step-notes").mkdir()
+    assert newest_checkpoint(folder, Accelerator(cpu=True)) == older
+    assert "step-00000008 is damaged: random-0.safetensors is missing" in caplog.text
+    assert "step-99999999 is damaged: it is a copy of step-00000004" in caplog.text
+    names = ["damaged-step-00000008", "damaged-step-99999999", "step-00000004", "step-notes"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert [path.name for path in find_checkpoints(folder)] == ["step-00000004"]
+
+
+def test_checkpoints_of_which_none_is_whole_are_refused_and_left(saved_twice):
+    for checkpoint in saved_twice:
+        (checkpoint / "checksums.json").unlink()
+    message = (
+        "no whole checkpoint to go on from .step-00000008: checksums.json is missing; "
+        "step-00000004: checksums.json is missing.; put a copy of one there"
+    )
+    with pytest.raises(ValueError, match=message):
+        newest_checkpoint(saved_twice[0].parent, Accelerator(cpu=True))
+    assert find_checkpoints(saved_twice[0].parent) == saved_twice
+
+
+def test_where_nothing_was_saved_there_is_no_newest(tmp_path):
+    assert newest_checkpoint(tmp_path / "none", Accelerator(cpu=True)) is None
+
+
+def test_pruning_leaves_what_is_beyond_the_step_alone(tmp_path):
+    """A stray folder with a large number must not count as the newest."""
+    run = make_run()
+    for batch in make_batches(1):
+        run.learn(batch)
+    (tmp_path / "step-99999999").mkdir(parents=True)
+    for step in (3, 6, 9):
+        save(run, tmp_path, step, keep=2)
+    names = ["step-00000006", "step-00000009", "step-99999999"]
+    assert [path.name for path in find_checkpoints(tmp_path)] == names
+
+
+@pytest.mark.parametrize("where", ["weight", "moment"])
+def test_what_is_not_finite_is_not_saved_in_place_of_what_is(saved_twice, tmp_path, where):
+    run = make_run()
+    for batch in make_batches(1):
+        run.learn(batch)
+    weight = run.unwrapped.model.embed_tokens.weight
+    with torch.no_grad():
+        (weight if where == "weight" else run.optimizer.state[weight]["exp_avg"])[5, 2] = -torch.inf
+    name = "model.embed_tokens.weight" + ("" if where == "weight" else "/exp_avg")
+    with pytest.raises(ValueError, match=f"{name} is not finite after step 12"):
+        save(run, tmp_path, 12, keep=1)
+    assert find_checkpoints(tmp_path) == saved_twice
+    assert not any(map(find_damage, saved_twice))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others_and_no_rest(saved_twice, tmp_path):
+    run = make_run()
+    for batch in make_batches(1):
+        run.learn(batch)
+    (tmp_path / ".unfinished-step-00000012").write_text("a file where a folder is to be")
+    with pytest.raises(OSError, match="unfinished-step-00000012: File exists"):
+        save(run, tmp_path, 12, keep=1)
+    assert find_checkpoints(tmp_path) == saved_twice

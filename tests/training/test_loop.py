@@ -171,7 +171,7 @@ def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(tmp_path):
     assert names == ["step-00000009", "step-00000012"]
     files = sorted(path.name for path in (tmp_path / names[-1]).iterdir())
     tensors = [f"{kind}-0.safetensors" for kind in ("model", "optimizer", "random")]
-    assert files == [*tensors, "state.json"]
+    assert files == ["checksums.json", *tensors, "state.json"]
     assert json.loads((tmp_path / names[-1] / "state.json").read_text())["state"]["step"] == 12
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "tune": "search for the settings of an experiment",
     "scale": "train at several sizes and fit the laws they follow",
     "ablate": "train with one thing changed at a time",
+    "push": "publish a folder on a model hub",
     "benchmark": "measure what a training step costs, beside others",
     "report": "render the committed cards, tables and plots from their results",
 }

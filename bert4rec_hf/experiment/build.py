@@ -24,6 +24,7 @@ from bert4rec_hf.hub.model_folder import (
     load_weights,
     read_config,
 )
+from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import (
     SAMPLED_OBJECTIVES,
     BERT4RecConfig,
@@ -54,7 +55,7 @@ def build_config(experiment: Experiment, vocab_size: int) -> BERT4RecConfig:
     """
     if experiment.base is None:
         return build_section(BERT4RecConfig, experiment.model, "model", vocab_size=vocab_size)
-    config = read_config(Path(experiment.base.model))
+    config = read_config(fetch_folder(experiment.base.model))
     for name in experiment.model:
         if name not in FREE_SETTINGS:
             raise ValueError(
@@ -88,7 +89,8 @@ def build_model(experiment: Experiment, vocab_size: int) -> nn.Module:
     if experiment.base is None or torch.get_default_device().type == "meta":
         model = BERT4RecForMaskedItemModeling(config)
     else:
-        model = load_weights(experiment.base.model, config)
+        model = load_weights(fetch_folder(experiment.base.model), config)
+        model.name_or_path = experiment.base.model  # which an adapter then names as its base
     if experiment.training.gradient_checkpointing:
         # The later name; transformers before 5.23 has only the other.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()

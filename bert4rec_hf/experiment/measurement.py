@@ -21,6 +21,7 @@ from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model
+from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.tuners import ILoraModel
 
 
@@ -48,7 +49,7 @@ def measure(
 
     def load(name: str | Path) -> nn.Module:
         return accelerator.prepare_model(
-            load_model(name), device_placement=True, evaluation_mode=True
+            load_model(fetch_folder(name)), device_placement=True, evaluation_mode=True
         ).eval()
 
     def on(split: str, contestant: Scorer) -> dict[str, Any]:
@@ -97,9 +98,10 @@ def evaluate_folder(
     """
     config = read_protocol(arguments)
     dataset = load_prepared(dataset_folder)
+    name, folder = folder.name, fetch_folder(folder)
     check_vocabulary(folder, dataset)
     return {
-        "run": folder.name,
+        "run": name,
         "parameters": count_parameters(load_model(folder)),
         **provenance(accelerator),
         **measure(folder, dataset, config, accelerator),

@@ -21,6 +21,7 @@ from bert4rec_hf.hub.model_folder import (
     fingerprint_weights,
     save_model_folder,
 )
+from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import newest_checkpoint
 from bert4rec_hf.training.loop import TrainingRun
@@ -188,7 +189,7 @@ def identify_run(
         "experiment": experiment.to_dict(),
     }
     if experiment.base is not None:
-        folder = Path(experiment.base.model)
+        folder = fetch_folder(experiment.base.model)
         check_vocabulary(folder, dataset)
         identity["base_weights"] = fingerprint_weights(folder)
     return identity

@@ -4,7 +4,6 @@ Both are written here and loaded here, so that all who take a folder take either
 """
 
 import hashlib
-import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from transformers.utils import cached_file
 # Not used by name, yet it is what makes iLoRA known to PEFT.
 import bert4rec_hf.tuners  # noqa: F401
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+
+from .pull import fetch_folder, is_repository
 
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer_config.json", "titles.json")
 """What a model takes over from its dataset folder; titles only where there are any."""
@@ -58,8 +59,8 @@ def check_model_folder(name: str | Path) -> None:
                 f"{name} is no model folder, it has neither config.json nor adapter_config.json; "
                 f"{wrote}"
             )
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        raise ValueError(f"there is no folder {name}; {wrote}")
+    elif not is_repository(name):
+        raise ValueError(f"there is no folder {name}; {wrote}, or a model of a hub as user/name")
 
 
 def find_base(name: str | Path) -> str | None:
@@ -99,7 +100,7 @@ def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
         return load_weights(name)
     try:
         check_model_folder(base)
-        model = load_weights(base)
+        model = load_weights(fetch_folder(base))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is an adapter for the base model {base!r}, which cannot be loaded: {error}; "

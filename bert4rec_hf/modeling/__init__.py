@@ -1,5 +1,7 @@
 """BERT4Rec as a transformers model; its files also run alone, inside a model repository."""
 
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
 from .modeling_bert4rec import (
     BERT4RecForMaskedItemModeling,
@@ -17,3 +19,9 @@ __all__ = [
     "BERT4RecModel",
     "BERT4RecPreTrainedModel",
 ]
+
+# Here and not in the files that are shipped: the first repository loaded would register its code
+# for all later ones of the process.
+AutoConfig.register(BERT4RecConfig.model_type, BERT4RecConfig, exist_ok=True)
+AutoModel.register(BERT4RecConfig, BERT4RecModel, exist_ok=True)
+AutoModelForMaskedLM.register(BERT4RecConfig, BERT4RecForMaskedItemModeling, exist_ok=True)

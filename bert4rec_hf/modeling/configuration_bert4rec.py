@@ -1,7 +1,7 @@
 """What a BERT4Rec is made of."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 NUM_SPECIAL_IDS = 2
@@ -160,4 +160,3 @@ class BERT4RecConfig(PreTrainedConfig):
 
 
 BERT4RecConfig.register_for_auto_class()
-AutoConfig.register(BERT4RecConfig.model_type, BERT4RecConfig, exist_ok=True)

@@ -1,11 +1,12 @@
 """BERT4Rec from embeddings to masked-item head, to be read from top to bottom."""
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights, zeros_
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
@@ -13,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -28,6 +29,9 @@ from .objectives import (
     build_objective,
     look_up,
 )
+from .publishing import complete_folder, keep_written_card, open_repository, push_folder
+
+logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
 """Label of a position that no loss looks at."""
@@ -273,14 +277,70 @@ class BERT4RecPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": BERT4RecLayer, "attentions": BERT4RecAttention}
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *args: Any,
+        push_to_hub: bool = False,
+        repo_id: str = "",
+        **kwargs: Any,
+    ) -> None:
         """Save as transformers does, for both Auto classes and not only that of this model."""
         module = BERT4RecPreTrainedModel.__module__.rpartition(".")[2]
         self.config.auto_map = {
             kind._auto_class: f"{module}.{kind.__name__}"
             for kind in (BERT4RecModel, BERT4RecForMaskedItemModeling)
         }
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, token=kwargs.get("token"))
+
+    def push_to_hub(  # noqa: PLR0913 - the signature is transformers'
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+    ) -> str:
+        """Upload the model with its code, and what lies beside the weights it was loaded from.
+
+        Vocabulary, titles and card come along; the card with its figures only if the weights are
+        still those that were measured. A card that somebody wrote into the repository stays.
+
+        Args:
+            repo_id: `user/name`, or `name` for one of one's own; made where there is none.
+            commit_message: Of the one commit.
+            private: Whether a repository that is made now is.
+            token: The one of `hf auth login` when None.
+            revision: The branch, made where there is none; `main` when None.
+            create_pr: Ask for the change to be merged and do not make it.
+            max_shard_size: Larger weights are written as several files.
+
+        Returns:
+            Address of the commit.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            for missing in complete_folder(folder, self.name_or_path, self.config):
+                logger.warning(
+                    f"{repo_id} is pushed without {missing}, as the model was not loaded from a "
+                    "folder that has it; push it too: tokenizer.push_to_hub(…)"
+                )
+            repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
+            keep_written_card(folder, repo_id, token)
+            return push_folder(
+                folder,
+                repo_id,
+                revision=revision,
+                token=token,
+                message=commit_message or "Upload model",
+                create_pr=create_pr,
+            )
 
 
 class Layout(NamedTuple):
@@ -657,5 +717,3 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
 
 BERT4RecModel.register_for_auto_class("AutoModel")
 BERT4RecForMaskedItemModeling.register_for_auto_class("AutoModelForMaskedLM")
-AutoModel.register(BERT4RecConfig, BERT4RecModel, exist_ok=True)
-AutoModelForMaskedLM.register(BERT4RecConfig, BERT4RecForMaskedItemModeling, exist_ok=True)

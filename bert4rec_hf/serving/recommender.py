@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, HISTORIES_AT_ONCE, ItemSets, item_sets
 from bert4rec_hf.hub.model_folder import load_model
+from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 from bert4rec_hf.serving.candidates import CandidateScorer
 from bert4rec_hf.serving.catalog import Catalog
@@ -92,6 +93,8 @@ class Recommender:
         cls,
         name: str | Path,
         *,
+        revision: str | None = None,
+        token: str | bool | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         adapter: str | Path | None = None,
@@ -99,7 +102,9 @@ class Recommender:
         """Load a model or adapter folder, or one of a hub by its name.
 
         Args:
-            name: The folder or name.
+            name: The folder, or `user/name`.
+            revision: Branch, tag or commit of a repository.
+            token: The one of `hf auth login` when None.
             device: Where the model computes, such as "cuda"; the CPU when None.
             dtype: In which its weights are held, such as "bfloat16"; as they were saved when None.
                 Scores are float32 in any case.
@@ -109,6 +114,7 @@ class Recommender:
             ValueError: `name` is an adapter itself and another one is asked for, or there is no
                 such dtype.
         """
+        name = fetch_folder(name, revision=revision, token=token)
         model = load_model(name)
         if adapter is not None:
             if isinstance(model, PeftModel):
@@ -116,7 +122,7 @@ class Recommender:
                     f"{name} is an adapter itself, so {adapter} cannot be put on it; name its base "
                     "model, or leave adapter out"
                 )
-            model = PeftModel.from_pretrained(model, adapter)
+            model = PeftModel.from_pretrained(model, fetch_folder(adapter, token=token))
         if isinstance(dtype, str):
             dtype = read_dtype(dtype)
         titles = cached_file(name, "titles.json", _raise_exceptions_for_missing_entries=False)

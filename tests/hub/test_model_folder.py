@@ -23,6 +23,7 @@ def test_a_model_folder_holds_weights_code_vocabulary_and_titles(tmp_path):
         "model.safetensors",
         "modeling_bert4rec.py",
         "objectives.py",
+        "publishing.py",
         "titles.json",
         "tokenizer.json",
         "tokenizer_config.json",

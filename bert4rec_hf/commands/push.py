@@ -1,0 +1,42 @@
+"""Push a model or adapter folder to a hub, with its code, vocabulary, titles and card.
+
+bert4rec push runs/shop/model ann/shop --private
+
+The token is that of `hf auth login`, or HF_TOKEN. A second push of the same makes no commit.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert4rec_hf.hub.push import push
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, push, report."""
+    parser = argparse.ArgumentParser(
+        prog="bert4rec push",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder of a model or an adapter")
+    parser.add_argument("repository", help="user/name, made where there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="make it private")
+    parser.add_argument("--revision", help="branch to push to, made where there is none")
+    parser.add_argument("--base", help="repository of the base model of an adapter")
+    options = parser.parse_args(arguments)
+    try:
+        address = push(
+            options.folder,
+            options.repository,
+            private=options.private,
+            revision=options.revision,
+            base=options.base,
+        )
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"pushed: {address}")
+
+
+if __name__ == "__main__":
+    main()

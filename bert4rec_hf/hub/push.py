@@ -1,0 +1,127 @@
+"""A folder of a model or an adapter to a hub, under a card that names no folder of this disk."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import ModelCard, constants
+from peft import PeftConfig
+
+from bert4rec_hf.modeling import BERT4RecConfig
+from bert4rec_hf.modeling.publishing import (
+    CARD_NAME,
+    complete_folder,
+    open_repository,
+    push_folder,
+)
+
+from .errors import explaining_hub
+from .model_folder import check_model_folder, fingerprint_weights
+from .pull import is_repository
+
+RECORD = ".hub.json"
+"""Where a folder remembers what repository it was pushed to; it is not pushed itself."""
+
+
+def push(  # noqa: PLR0913 - what people expect of a push
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    base: str | None = None,
+) -> str:
+    """Publish a model or adapter folder.
+
+    Args:
+        folder: As training or `save_pretrained` left it.
+        repo_id: `user/name`, or `name` for one of one's own; made where there is none.
+        private: Whether a repository that is made now is.
+        revision: The branch, made where there is none; `main` when None.
+        token: The one of `hf auth login` when None.
+        base: Repository of the base model of an adapter; known where it was pushed from here, or
+            came from a hub.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: It is no such folder, or the base model of an adapter is on no hub.
+        HubError: The hub cannot be reached, or refuses.
+    """
+    check_model_folder(folder)
+    with TemporaryDirectory() as name:
+        stage = Path(name)
+        for path in folder.iterdir():
+            (stage / path.name).symlink_to(path.resolve())
+        if (folder / "adapter_config.json").is_file():
+            name_base(stage, base)
+        elif not (folder / CARD_NAME).is_file():
+            complete_folder(stage, "", BERT4RecConfig.from_pretrained(folder))
+        with explaining_hub(repo_id, revision):
+            repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
+            address = push_folder(stage, repo_id, revision=revision, token=token)
+    record = {"repository": repo_id, "revision": revision, "weights": fingerprint_weights(folder)}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return address
+
+
+def name_base(stage: Path, base: str | None) -> None:
+    """Let an adapter and its card name the base model by its repository.
+
+    Args:
+        stage: Links to the files of an adapter folder; those that change become files.
+        base: The repository, where it is known.
+
+    Raises:
+        ValueError: It is not known, or is none.
+    """
+    config = PeftConfig.from_pretrained(stage)
+    local = config.base_model_name_or_path
+    config.base_model_name_or_path = base or find_repository(local)
+    if not is_repository(config.base_model_name_or_path):
+        raise ValueError(
+            f"base must be a repository such as user/shop, got {config.base_model_name_or_path!r}"
+        )
+    (stage / "adapter_config.json").unlink()
+    config.save_pretrained(stage)
+    path = stage / CARD_NAME
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    card = ModelCard(text.replace(str(local), config.base_model_name_or_path))
+    card.data.base_model = config.base_model_name_or_path
+    card.data.base_model_relation = "adapter"
+    path.unlink()
+    card.save(path)
+
+
+def find_repository(name: str) -> str:
+    """Find where on a hub the model of a folder is.
+
+    Args:
+        name: A repository; a folder in the cache of huggingface_hub; or one that was pushed.
+
+    Raises:
+        ValueError: It is on none, or changed since it was pushed.
+    """
+    folder, cache = Path(name), Path(constants.HF_HUB_CACHE)
+    if not folder.is_dir() and is_repository(name):
+        return name
+    if folder.resolve().is_relative_to(cache.resolve()):
+        kind, _, repository = folder.resolve().relative_to(cache.resolve()).parts[0].partition("--")
+        if kind == "models":
+            return repository.replace("--", "/", 1)
+    way_out = f"push it first, bert4rec push {name} user/name, or give its repository as base"
+    if not (folder / RECORD).is_file():
+        raise ValueError(
+            f"the base model of this adapter is the folder {name}, which nobody else has; {way_out}"
+        )
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if record["weights"] != fingerprint_weights(folder):
+        raise ValueError(
+            f"the base model {name} has changed since it was pushed to {record['repository']}; "
+            f"{way_out}"
+        )
+    return record["repository"]

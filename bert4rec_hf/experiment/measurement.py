@@ -155,7 +155,10 @@ def read_gates(model: PeftModel, histories: Histories) -> Tensor:
     for start in range(0, len(histories), HISTORIES_AT_ONCE):
         rows = range(start, min(start + HISTORIES_AT_ONCE, len(histories)))
         inputs = append_masks([histories[row] for row in rows], model.config, model.device)
-        gates.append(model.base_model.gate_weights(**inputs).cpu())
+        keep = inputs["cu_seq_lens_q"][1:] - 1
+        if model.config.is_causal:  # it answers at the newest item, where there is one
+            keep = keep - inputs["cu_seq_lens_q"].diff().gt(1).int()
+        gates.append(model.base_model.gate_weights(keep=keep, **inputs).cpu())
     return torch.cat(gates)
 
 

@@ -6,60 +6,69 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .prefixes import Prefixes
+
 EPSILON = 1e-12
 """Far below the variance of any summary, those of a freshly initialized table included."""
 
 
 @torch.no_grad()
-def summarize_histories(
-    embeddings: Tensor, attention_mask: Tensor | None, cu_seq_lens: Tensor | None
-) -> Tensor:
-    """Average the item embeddings of each history, then bring the average to zero mean, variance 1.
+def summarize_prefixes(embeddings: Tensor, prefixes: Prefixes) -> Tensor:
+    """Average the item embeddings of each prefix, then bring the average to mean 0, variance 1.
 
     A gate thus sees numbers of order one, whatever the scale of the table. A masked item counts as
-    the mask it was replaced by. A row depends on its own history alone, and not on how the batch is
-    laid out. No gradient flows through it.
+    the mask it was replaced by. A row depends on its own prefix alone: not on what follows it, and
+    not on how the batch is laid out. No gradient flows through it.
 
     Args:
         embeddings: (batch, length, hidden) or, packed, (1, tokens, hidden)
-        attention_mask: (batch, length) 0 for padding; of no use where histories are packed.
-        cu_seq_lens: (histories + 1,) cumulative lengths of packed histories, else None.
+        prefixes: What to read.
 
     Returns:
-        (histories, hidden) at least float32; zeros where a history has no items.
+        (prefixes, hidden) at least float32; zeros where a prefix has no items.
     """
-    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    if cu_seq_lens is None:
-        counts = attention_mask.unsqueeze(-1).to(embeddings.dtype)
-        means = (embeddings * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+    rows = embeddings.flatten(0, 1)
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    if prefixes.is_item is None:
+        sums, counts = _sum_runs(rows, prefixes), prefixes.stops - prefixes.starts
     else:
-        tokens = torch.arange(
-            embeddings.shape[1], dtype=cu_seq_lens.dtype, device=cu_seq_lens.device
-        )
-        means = F.embedding_bag(tokens, embeddings[0], cu_seq_lens[:-1], mode="mean")
+        sums = _sum_runs(rows * prefixes.is_item.unsqueeze(-1), prefixes)
+        counts = F.pad(prefixes.is_item.cumsum(0), (1, 0))
+        counts = counts[prefixes.stops] - counts[prefixes.starts]
+    if prefixes.is_query is not None:
+        sums = sums + rows * prefixes.is_query.unsqueeze(-1)
+        counts = counts + prefixes.is_query
+    means = sums / counts.clamp(min=1).unsqueeze(-1)
     return F.layer_norm(means, means.shape[-1:], eps=EPSILON)
 
 
+def _sum_runs(rows: Tensor, prefixes: Prefixes) -> Tensor:
+    """(prefixes, hidden) sums, each a difference of two running ones."""
+    # In double precision, as running sums grow and their differences do not; Apple's GPUs lack it.
+    exact = torch.float32 if rows.device.type == "mps" else torch.float64
+    # Along the inner dimension, which GPUs sum in parallel.
+    running = F.pad(rows.T.cumsum(1, dtype=exact), (1, 0)).T
+    sums = running.index_select(0, prefixes.stops) - running.index_select(0, prefixes.starts)
+    return sums.to(rows.dtype)
+
+
 def spread(
-    weights: Tensor, length: int, cu_seq_lens: Tensor | None, keep: Tensor | None
+    weights: Tensor, prefixes: Prefixes, batch: int, keep: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Give every position the gate weights of its history, in each order that layers may see.
+    """Give every position the gate weights of its prefix, in each order that layers may see.
 
     Args:
-        weights: (histories, experts)
-        length: Positions of a row of the batch.
-        cu_seq_lens: (histories + 1,) cumulative lengths of packed histories, else None.
+        weights: (prefixes, experts)
+        prefixes: Who reads which.
+        batch: Rows of the batch.
         keep: (kept,) positions that the last layer goes on with, counted through the rows.
 
     Returns:
         (batch, length, experts) or (1, tokens, experts); and (1, kept, experts), given keep.
     """
-    if cu_seq_lens is None:
-        every = weights.unsqueeze(1).expand(-1, length, -1)
-    else:
-        tokens = torch.arange(length, dtype=cu_seq_lens.dtype, device=cu_seq_lens.device)
-        every = weights[torch.searchsorted(cu_seq_lens[1:], tokens, right=True)].unsqueeze(0)
-    return (every,) if keep is None else (every, every.flatten(0, 1)[keep].unsqueeze(0))
+    every = weights[prefixes.of_positions]
+    rows = every.unflatten(0, (batch, -1))
+    return (rows,) if keep is None else (rows, every[keep].unsqueeze(0))
 
 
 class InstanceGate(nn.Linear):
@@ -96,4 +105,4 @@ GATES: dict[str, Callable[[int, int], nn.Module]] = {
     "constant": ConstantGate,
     "uniform": UniformGate,
 }
-"""From hidden size and number of experts to a module: (histories, hidden) → (histories, experts)"""
+"""From hidden size and number of experts to a module: (prefixes, hidden) → (prefixes, experts)"""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .config import ILoraConfig
 from .forward_gates import ForwardGates, GatedCheckpoint, current_thread
-from .gate import GATES, spread, summarize_histories
+from .gate import GATES, spread, summarize_prefixes
+from .prefixes import Prefixes, end_at_cuts, end_at_themselves, find_histories
 
 
 class ILoraLayer(BaseTunerLayer):
@@ -25,7 +26,8 @@ class HistoryGates(nn.Module, ILoraLayer):
 
     Args:
         encoder: Takes `input_ids` or `inputs_embeds`, and optionally `attention_mask`, or
-            `cu_seq_lens_q` where histories are packed, and `keep`.
+            `cu_seq_lens_q` (and `block_ids`) where histories are packed, and `keep`. It is causal
+            if any of its modules says so by `is_causal`, as those of transformers do.
     """
 
     NAME = "history_gates"
@@ -44,6 +46,7 @@ class HistoryGates(nn.Module, ILoraLayer):
         self._checkpointing = [
             module for module in encoder.modules() if hasattr(module, "gradient_checkpointing")
         ]
+        self._is_causal = any(getattr(module, "is_causal", False) for module in encoder.modules())
         self._arguments = list(inspect.signature(encoder.forward).parameters)
         self._postponed: dict[int, Tensor] = {}
         self._hooks = [
@@ -73,13 +76,13 @@ class HistoryGates(nn.Module, ILoraLayer):
         delattr(self._encoder[0], self.NAME)
 
     def weigh(self, summary: Tensor) -> dict[str, Tensor]:
-        """Weigh the experts of each active adapter for each history.
+        """Weigh the experts of each active adapter for each prefix of a history.
 
         Args:
-            summary: (histories, hidden)
+            summary: (prefixes, hidden)
 
         Returns:
-            From adapters to (histories, experts), at least float32, which sum to one.
+            From adapters to (prefixes, experts), at least float32, which sum to one.
         """
         weights = {}
         for name in self.active_adapters:
@@ -91,15 +94,14 @@ class HistoryGates(nn.Module, ILoraLayer):
         return weights
 
     @torch.no_grad()
-    def read(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Find the histories in the inputs of the encoder.
+    def read(self, inputs: dict[str, Any]) -> tuple[Tensor, Prefixes]:
+        """Find the items in the inputs of the encoder, and the histories they belong to.
 
         Args:
             inputs: By name.
 
         Returns:
-            (batch, length, hidden) or (1, tokens, hidden) item embeddings; (batch, length) mask or,
-            where histories are packed, (histories + 1,) cumulative lengths.
+            (batch, length, hidden) or (1, tokens, hidden) item embeddings, and one run per history.
 
         Raises:
             ValueError: There are none, or they are masked in another way.
@@ -113,17 +115,25 @@ class HistoryGates(nn.Module, ILoraLayer):
         if embeddings is None:
             embeddings = self.get_base_layer()(ids)
         cu_seq_lens = inputs.get("cu_seq_lens_q")
-        if cu_seq_lens is not None:
-            return embeddings, None, cu_seq_lens
         mask = inputs.get("attention_mask")
-        if mask is None:
+        if cu_seq_lens is None and mask is None:
             mask = self._find_items(ids, embeddings)
-        if mask.dim() != 2:
+        if cu_seq_lens is None and mask.dim() != 2:
             raise ValueError(
                 "the gate of iLoRA needs an attention_mask of (batch, length), got one of shape "
                 f"{tuple(mask.shape)}"
             )
-        return embeddings, mask, None
+        return embeddings, find_histories(*embeddings.shape[:2], mask, cu_seq_lens)
+
+    def find_prefixes(self, histories: Prefixes, inputs: dict[str, Any]) -> Prefixes:
+        """Find what each position may read, which is what the encoder's attention lets it see.
+
+        A gate that read more would tell a position what it is asked for.
+        """
+        if self._is_causal:
+            return end_at_themselves(histories)
+        block_ids = inputs.get("block_ids")
+        return histories if block_ids is None else end_at_cuts(histories, block_ids)
 
     def _find_items(self, ids: Tensor | None, embeddings: Tensor) -> Tensor:
         """(batch, length) False where ids are padding; all True where that is not known."""
@@ -139,8 +149,9 @@ class HistoryGates(nn.Module, ILoraLayer):
         if self.disable_adapters or not self.active_adapters:
             return None
         inputs = dict(zip(self._arguments, args, strict=False)) | kwargs
-        embeddings, mask, cu_seq_lens = self.read(inputs)
-        weights = self.weigh(summarize_histories(embeddings, mask, cu_seq_lens))
+        embeddings, histories = self.read(inputs)
+        prefixes = self.find_prefixes(histories, inputs)
+        weights = self.weigh(summarize_prefixes(embeddings, prefixes))
         batch, length = embeddings.shape[:2]
         keep = inputs.get("keep")
         if keep is not None and (batch, length) == (1, len(keep)):
@@ -150,7 +161,7 @@ class HistoryGates(nn.Module, ILoraLayer):
             self._postponed[current_thread()], keep = keep, None
             args, kwargs = (), inputs | {"keep": None}
         self.current.gates = {
-            name: spread(each, length, cu_seq_lens, keep) for name, each in weights.items()
+            name: spread(each, prefixes, batch, keep) for name, each in weights.items()
         }
         if not torch.compiler.is_compiling():
             self._guard_checkpoints()

@@ -12,7 +12,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from .config import ILoraConfig
-from .gate import summarize_histories
+from .gate import summarize_prefixes
 from .history_gates import HistoryGates, ILoraLayer
 from .layer import ILoraLinear
 
@@ -36,14 +36,16 @@ class ILoraModel(BaseTuner):
         return getattr(self.model, "base_model", self.model)
 
     @torch.no_grad()
-    def gate_weights(self, **inputs: Any) -> Tensor:
+    def gate_weights(self, *, keep: Tensor | None = None, **inputs: Any) -> Tensor:
         """How much each expert of the active adapter counts for each history.
 
         Args:
+            keep: (kept,) positions, counted through the rows of the batch, whose weights are
+                wanted: what each may see of its history decides. None for whole histories.
             inputs: A batch, padded or packed; what the gate does not read is left alone.
 
         Returns:
-            (histories, experts), which sum to one.
+            (histories, experts) or (kept, experts), which sum to one.
 
         Raises:
             ValueError: Not just one adapter is active.
@@ -54,7 +56,11 @@ class ILoraModel(BaseTuner):
                 f"{self.active_adapters}; choose one by set_adapter"
             )
         gates = self.encoder.history_gates
-        return gates.weigh(summarize_histories(*gates.read(inputs)))[self.active_adapters[0]]
+        embeddings, prefixes = gates.read(inputs)
+        if keep is not None:
+            prefixes = gates.find_prefixes(prefixes, inputs)
+        weights = gates.weigh(summarize_prefixes(embeddings, prefixes))[self.active_adapters[0]]
+        return weights if keep is None else weights[prefixes.of_positions[keep]]
 
     def merge_and_unload(
         self,

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.modeling import OBJECTIVES
 
 
@@ -88,8 +90,24 @@ def batch_of(count, seed):
     }
 
 
+def prefix_batch_of(count, seed):
+    """A packed batch of some histories, each read as several of its prefixes at once."""
+    collator = MaskedItemCollator(max_history_length=11, prefix_view_ratio=0.9)
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(2, 11, count)
+    return collator(
+        [{"items": generator.integers(2, 37, length), "view": seed} for length in lengths]
+    )
+
+
 @pytest.mark.parametrize("tuner", ["lora", "ilora"])
-def test_a_training_step_compiles_to_one_graph_whatever_the_lengths(base, adapt, tuner):
+@pytest.mark.parametrize(
+    ("make_batch", "is_causal"), [(batch_of, False), (batch_of, True), (prefix_batch_of, False)]
+)
+def test_a_training_step_compiles_to_one_graph_whatever_the_lengths(
+    make_base, adapt, tuner, make_batch, is_causal
+):
+    base = make_base(is_causal=is_causal)
     torch._dynamo.reset()
     graphs = []
 
@@ -100,7 +118,7 @@ def test_a_training_step_compiles_to_one_graph_whatever_the_lengths(base, adapt,
     model = adapt(base) if tuner == "ilora" else get_peft_model(base, LoraConfig())
     compiled = torch.compile(model.train(), backend=count, fullgraph=True, dynamic=True)
     for seed in range(7):
-        compiled(**batch_of(7, seed)).loss.backward()
+        compiled(**make_batch(7, seed)).loss.backward()
     assert len(graphs) == 1
 
 

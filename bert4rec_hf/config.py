@@ -43,8 +43,8 @@ class DataConfig:
     """Share of views in which just the last item is masked, as at test time."""
 
     prefix_view_ratio: float | int = 0.0
-    """Share of views that are cut at random, and ask for the item behind each cut from those before
-    it: what is asked at test time, of several beginnings of a history at once."""
+    """Share of views that read several prefixes of a history at once, drawn at random, and ask for
+    the item after each: what is asked at test time."""
 
     prefix_ratio: float | int = 0.5
     """Expected share of items that such a view asks for."""
@@ -53,7 +53,7 @@ class DataConfig:
     """Share of views that end at a random item of the history, not at its newest."""
 
     num_negatives: int = 4_096
-    """Items drawn per batch as wrong answers; only sampled objectives look at them."""
+    """Items drawn per batch as wrong answers; only sampled objectives read them."""
 
     negative_distribution: str = "uniform"
     """How they are drawn: `uniform`, or by `popularity`."""
@@ -121,13 +121,13 @@ class TrainingConfig:
     seed: int = 0
     logging_steps: int = 50
     evaluation_steps: int = 500
-    """Steps between two looks at the validation split."""
+    """Steps between two validations."""
 
     metric: str = "ndcg@10"
     """The validation metric that chooses the best model; higher is better."""
 
     patience: int = 10
-    """Looks without a better metric after which training stops."""
+    """Validations without a better metric after which training stops."""
 
     checkpoint_steps: int = 500
     """Steps between two checkpoints to resume from."""

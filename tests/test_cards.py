@@ -1,13 +1,13 @@
-import json
-import runpy
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bert4rec_hf.commands import report
 from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.hub.card import render_card, render_results_table
+from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
 from bert4rec_hf.lab.cards.comparison_card import (
     render_comparison_card,
@@ -23,15 +23,9 @@ from bert4rec_hf.lab.studies.scaling import load_scaling
 from bert4rec_hf.lab.studies.tuning import load_search
 
 ROOT = Path(__file__).parents[1]
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 BENCHMARKS = sorted((ROOT / "model_cards" / "results" / "benchmarks").glob("*.json"))
 COMPARISONS = sorted((ROOT / "model_cards" / "results" / "comparisons").glob("*.json"))
-RECIPES, ADAPTERS = split_comparisons({path.stem: read(path) for path in COMPARISONS})
+RECIPES, ADAPTERS = split_comparisons({path.stem: read_results(path) for path in COMPARISONS})
 STUDIES = sorted((ROOT / "model_cards" / "results" / "studies").glob("*.json"))
 SCALINGS = sorted((ROOT / "model_cards" / "results" / "scaling").glob("*.json"))
 POINT = ("size", "max_steps", "seed")
@@ -39,12 +33,6 @@ POINT = ("size", "max_steps", "seed")
 
 ABLATIONS = sorted((ROOT / "model_cards" / "results" / "ablations").glob("*.json"))
 RESULTS = sorted((ROOT / "model_cards" / "results").glob("*.json"))
-
-
-@pytest.fixture(scope="module")
-def report():
-    """What scripts/report.py defines."""
-    return runpy.run_path(str(ROOT / "scripts" / "report.py"))
 
 
 def test_the_list_is_not_empty():
@@ -58,12 +46,14 @@ def test_the_list_is_not_empty():
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_committed_card_says_what_was_measured(path):
     card = ROOT / "model_cards" / f"{path.stem}.md"
-    assert card.read_text(encoding="utf-8") == render_card(read(path)), "run scripts/report.py"
+    assert card.read_text(encoding="utf-8") == render_card(read_results(path)), (
+        "run scripts/report.py"
+    )
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_name_what_they_depend_on(path):
-    results = read(path)
+    results = read_results(path)
     assert results["run"] == path.stem
     assert not results["commit"].endswith("-dirty")
     for key in ("device", "versions", "num_processes"):
@@ -79,13 +69,13 @@ def test_the_experiment_of_committed_results_is_a_committed_config(path, tmp_pat
     experiment = load_experiment(ROOT / "configs" / dataset / f"{name}.yaml")
     # Read as a config, so that settings that did not exist yet have their defaults.
     measured = tmp_path / f"{name}.yaml"
-    measured.write_text(yaml.safe_dump(read(path)["experiment"]), encoding="utf-8")
+    measured.write_text(yaml.safe_dump(read_results(path)["experiment"]), encoding="utf-8")
     assert load_experiment(measured).to_dict() == experiment.to_dict()
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measured(path):
-    results = read(path)
+    results = read_results(path)
     card = ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
     assert text == render_comparison_card(path.stem, results), "run scripts/report.py"
@@ -110,7 +100,7 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_committed_search_is_of_a_committed_config_and_says_what_was_found(path, monkeypatch):
-    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
     assert text == render_study_card(path.stem, results), "run scripts/report.py"
     assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
@@ -127,7 +117,7 @@ def test_a_committed_search_is_of_a_committed_config_and_says_what_was_found(pat
 
 @pytest.mark.parametrize("path", SCALINGS, ids=lambda path: path.stem)
 def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, monkeypatch):
-    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
     assert text == render_scaling_card(path.stem, results), "run scripts/report.py"
     assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
@@ -145,7 +135,7 @@ def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, mon
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_a_committed_ablation_has_all_runs_of_a_committed_config(path, monkeypatch):
-    results, card = read(path), ROOT / "model_cards" / f"{path.stem}.md"
+    results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
     assert text == render_ablation_card(path.stem, results), "run scripts/report.py"
     dataset, _, name = path.stem.partition("-")
@@ -166,11 +156,11 @@ def test_every_committed_card_has_its_results():
 
 
 @pytest.mark.parametrize("name", ["benchmarks", "report"])
-def test_the_committed_benchmarks_and_the_report_say_what_was_measured(report, name):
-    results = report["read_results"]()
+def test_the_committed_benchmarks_and_the_report_say_what_was_measured(name):
+    results = report.read_all()
     expected = {
-        "benchmarks": lambda: report["render_benchmarks"](results["benchmarks"]),
-        "report": lambda: report["render_report"](results),
+        "benchmarks": lambda: report.render_benchmarks(results["benchmarks"]),
+        "report": lambda: report.render_report(results),
     }[name]()
     committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     assert committed == expected, "run scripts/report.py"
@@ -179,12 +169,12 @@ def test_the_committed_benchmarks_and_the_report_say_what_was_measured(report, n
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_benchmarks_of_configurations_are_drawn(path):
     picture = ROOT / "model_cards" / f"benchmark-{path.stem}.png"
-    assert picture.exists() == is_drawn(read(path)), "run scripts/report.py"
+    assert picture.exists() == is_drawn(read_results(path)), "run scripts/report.py"
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_committed_benchmarks_name_what_they_depend_on(path):
-    results = read(path)
+    results = read_results(path)
     assert results["kind"] == "benchmark"
     assert not results["commit"].endswith("-dirty")
     assert results["device"]["name"]
@@ -194,7 +184,7 @@ def test_committed_benchmarks_name_what_they_depend_on(path):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("results", render_results_table([read(path) for path in RESULTS])),
+        ("results", render_results_table([read_results(path) for path in RESULTS])),
         ("seeds", render_seeds(RECIPES)),
         ("comparisons", render_comparisons(ADAPTERS)),
     ],

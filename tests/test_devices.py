@@ -165,7 +165,9 @@ def test_all_gpus_learn_and_measure_what_one_does(start, tmp_path, file):
     one, all_ = (json.loads((tmp_path / name / "results.json").read_text()) for name in runs)
     assert (one["num_processes"], all_["num_processes"]) == (1, number)
     assert one["device"]["type"] == all_["device"]["type"] == "cuda"
-    for ours, theirs in zip(all_["training"]["looks"], one["training"]["looks"], strict=True):
+    for ours, theirs in zip(
+        all_["training"]["validations"], one["training"]["validations"], strict=True
+    ):
         assert ours == pytest.approx(theirs, abs=1e-3)
     assert all_["test"]["metrics"] == pytest.approx(one["test"]["metrics"], abs=1e-3)
 

@@ -13,7 +13,7 @@ LIBRARY = LEAVES | {"training", "hub", "serving", "experiment"}
 MAY_IMPORT = {
     **dict.fromkeys(LEAVES, set()),
     "training": {"config", "evaluation"},
-    "hub": {"config", "data", "modeling", "tuners"},
+    "hub": {"config", "data", "modeling", "training", "tuners"},
     "serving": {"data", "evaluation", "hub", "modeling", "tuners"},
     "experiment": LEAVES | {"training", "hub"},
     "lab": LIBRARY,

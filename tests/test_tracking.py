@@ -151,22 +151,24 @@ def tracked(root, start):
     }
 
 
-def test_every_tracker_records_each_log_and_each_look(tracked):
+def test_every_tracker_records_each_log_and_each_validation(tracked):
     returned, recorded = tracked
     expected = {
         (f"train/{name}", step)
         for name in ("loss", "learning_rate", "histories_per_second")
         for step in (2, 4, 6, 7)
     }
-    looks = {
-        (f"validation/{name}", look["step"]): look[name]
-        for look in returned["training"]["looks"]
+    validations = {
+        (f"validation/{name}", each["step"]): each[name]
+        for each in returned["training"]["validations"]
         for name in METRICS
     }
-    assert {step for _, step in looks} == {3, 6, 7}
+    assert {step for _, step in validations} == {3, 6, 7}
     for _, scalars in recorded.values():
-        assert scalars.keys() == expected | looks.keys()
-        assert {place: scalars[place] for place in looks} == pytest.approx(looks, rel=1e-6)
+        assert scalars.keys() == expected | validations.keys()
+        assert {place: scalars[place] for place in validations} == pytest.approx(
+            validations, rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -4,13 +4,13 @@ pip install -e ".[plots]" && python scripts/report.py
 """
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bert4rec_hf.hub.card import render_card, render_results_table
+from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.lab.benchmark.report import render_markdown
 from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
 from bert4rec_hf.lab.cards.comparison_card import (
@@ -52,10 +52,7 @@ def render_readme(readme: str, name: str, text: str) -> str:
 
 def read_folder(folder: Path) -> Results:
     """Read results files, in the order of their names."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    }
+    return {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
 
 
 def render_benchmarks(benchmarks: Results) -> str:
@@ -64,7 +61,7 @@ def render_benchmarks(benchmarks: Results) -> str:
     return "\n".join([BENCHMARKS_HEADING, *sections])
 
 
-def read_results() -> dict[str, Results]:
+def read_all() -> dict[str, Results]:
     """Read all results files, by the kind they are of."""
     folder = ROOT / "model_cards" / "results"
     kinds = [kind for kind in KINDS if kind != "runs"]
@@ -90,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    results = read_results()
+    results = read_all()
     write_cards(results["runs"], lambda _, run: render_card(run))
     write_cards(results["comparisons"], render_comparison_card, plot_comparison)
     write_cards(results["studies"], render_study_card, plot_study)

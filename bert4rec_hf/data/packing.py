@@ -35,8 +35,12 @@ class Tokens:
     places: np.ndarray
     """(tokens,) place in the window, from the oldest item."""
 
-    blocks: np.ndarray | None = None
-    """(tokens,) which tokens see which, as BERT4RecModel takes them; None where all see all."""
+    prefix_ids: np.ndarray | None = None
+    """(tokens,) the shortest prefix that has the token, as BERT4RecModel takes it; None where all
+    tokens of a window see one another."""
+
+    is_query: np.ndarray | None = None
+    """(tokens,) True at the masks that ask for the item after a prefix."""
 
 
 def shorter_first(tokens: Tokens) -> Tokens:
@@ -45,7 +49,7 @@ def shorter_first(tokens: Tokens) -> Tokens:
     lengths = tokens.lengths[order]
     starts = (np.cumsum(tokens.lengths) - tokens.lengths)[order]
     places = np.repeat(starts, lengths) + count_places(lengths)
-    rows = (tokens.values, tokens.labels, tokens.places, tokens.blocks)
+    rows = (tokens.values, tokens.labels, tokens.places, tokens.prefix_ids, tokens.is_query)
     return Tokens(lengths, *(None if row is None else row[places] for row in rows))
 
 
@@ -104,8 +108,9 @@ def pack(
     positions = (tokens.labels != IGNORE_INDEX).nonzero()[0]
     rows = {"input_ids": tokens.values, "position_ids": tokens.places, "labels": tokens.labels}
     fills: dict[str, int | np.ndarray] = {"input_ids": PAD_ID, "labels": IGNORE_INDEX}
-    if tokens.blocks is not None:
-        rows["block_ids"], fills["block_ids"] = tokens.blocks, 0
+    if tokens.prefix_ids is not None:
+        rows |= {"prefix_ids": tokens.prefix_ids, "is_query": tokens.is_query}
+        fills |= {"prefix_ids": 0, "is_query": False}
     if pad_to_multiple_of > 1:
         filler = _filler(ends[-1], pad_to_multiple_of, max_history_length)
         fills["position_ids"] = count_places(filler)

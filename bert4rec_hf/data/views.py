@@ -29,41 +29,42 @@ class Views(NamedTuple):
     """(batch,) uint64, what all random choices of a view are made of."""
 
 
-def cut(tokens: Tokens, is_cut: np.ndarray, asked: np.ndarray) -> Tokens:
-    """Cut some windows, and put a mask at each cut that asks for the item behind it.
+def ask_after_prefixes(tokens: Tokens, is_prefix_view: np.ndarray, asks: np.ndarray) -> Tokens:
+    """Ask for some items of some windows from the items before them, by a mask before each.
 
-    The last item of a cut window is asked for only, as no mask is there to see it.
+    The last item of such a window is always asked for, and is not read, as no mask is there to see
+    it.
 
     >>> one = Tokens(np.array([3]), np.array([7, 8, 9]), np.full(3, -100), np.arange(3))
-    >>> views = cut(one, np.array([True]), np.array([False, True, False]))
+    >>> views = ask_after_prefixes(one, np.array([True]), np.array([False, True, False]))
     >>> views.values.tolist(), views.labels.tolist(), views.places.tolist()
     ([7, 1, 8, 1], [-100, 8, -100, 9], [0, 1, 1, 2])
-    >>> views.blocks.tolist() == [0, ~0, 1, ~1]
-    True
+    >>> views.prefix_ids.tolist(), views.is_query.tolist()
+    ([0, 0, 1, 1], [False, True, False, True])
 
     Args:
         tokens: Windows of items.
-        is_cut: (batch,) which to cut.
-        asked: (tokens,) where to cut them, before the item; the first item is left alone.
+        is_prefix_view: (batch,) of which windows.
+        asks: (tokens,) which items to ask for; the first item of a window is left alone.
     """
     last = np.cumsum(tokens.lengths) - 1
-    is_cut_item = np.repeat(is_cut, tokens.lengths)
-    asked = asked & is_cut_item & (tokens.places > 0)
-    asked[last[is_cut]] = True
-    stays = np.ones_like(asked)
-    stays[last[is_cut]] = False
-    blocks = np.cumsum(asked)
+    asks = asks & np.repeat(is_prefix_view, tokens.lengths) & (tokens.places > 0)
+    asks[last[is_prefix_view]] = True
+    is_read = np.ones_like(asks)
+    is_read[last[is_prefix_view]] = False
+    prefix_ids = np.cumsum(asks)
     firsts = last + 1 - tokens.lengths
-    blocks -= np.repeat(blocks[firsts] - asked[firsts], tokens.lengths)
-    counts = asked.astype(np.int64) + stays
+    prefix_ids -= np.repeat(prefix_ids[firsts] - asks[firsts], tokens.lengths)
+    counts = asks.astype(np.int64) + is_read
     items = np.repeat(np.arange(len(counts)), counts)
-    is_mask = asked[items] & (np.diff(items, prepend=-1) > 0)
+    is_query = asks[items] & (np.diff(items, prepend=-1) > 0)
     return Tokens(
         np.add.reduceat(counts, firsts),
-        np.where(is_mask, MASK_ID, tokens.values[items]),
-        np.where(is_mask, tokens.values[items], tokens.labels[items]),
+        np.where(is_query, MASK_ID, tokens.values[items]),
+        np.where(is_query, tokens.values[items], tokens.labels[items]),
         tokens.places[items],
-        np.where(is_mask, ~(blocks[items] - 1), blocks[items]),
+        prefix_ids[items] - is_query,
+        is_query,
     )
 
 
@@ -98,15 +99,15 @@ class MaskedItemCollator:
     """Choose a window of each history, mask items in it, and lay the windows out as a batch.
 
     Three kinds of view: some items masked at random, as in the paper; just the last one, as at
-    test time; or the window cut at random places, and at each cut a mask that asks for the item
-    behind it and sees what lies before it, as at test time, too. Items see others up to the next
-    cut, so that all these beginnings of the window are read at once. Given `view` keys, a view is
+    test time; or a prefix view, in which several prefixes of the window are read at once and a mask
+    after each asks for the next item, as at test time, too; items see those of their own prefix and
+    of shorter ones, in both directions. Given `view` keys, a view is
     the same in every process, worker and resumed run; without them (in transformers' Trainer) the
     keys are drawn from torch's generator.
     """
 
     max_history_length: int
-    """Items of a window; the older ones are cut off."""
+    """Items of a window; older ones are left out."""
 
     mask_ratio: float | int = 0.2
     """Expected share of masked items in a view of the first kind."""
@@ -115,7 +116,7 @@ class MaskedItemCollator:
     """Share of views in which just the last item of the window is masked."""
 
     prefix_view_ratio: float | int = 0.0
-    """Share of views that are cut, and ask for the item behind each of their beginnings."""
+    """Share of views that ask for the item after each of several prefixes."""
 
     prefix_ratio: float | int = 0.5
     """Expected share of items that such a view asks for; the last one always."""
@@ -170,15 +171,16 @@ class MaskedItemCollator:
         Returns:
             Packed: `input_ids`, `position_ids` and `labels`, each (1, tokens), shorter windows
             first; `cu_seq_lens_q` and `cu_seq_lens_k` (histories + 1,); `max_length_q` and
-            `max_length_k`; `masked_positions` (masked,); where views are cut, `block_ids`
-            (1, tokens). Padded: `input_ids`, `attention_mask` and
+            `max_length_k`; `masked_positions` (masked,); with prefix views, `prefix_ids`
+            and `is_query` (1, tokens). Padded: `input_ids`, `attention_mask` and
             `labels`, each (batch, length). Where negatives are drawn: `negatives` and
             `negative_log_counts` (negatives,).
         """
         views = examples if isinstance(examples, Views) else gather_examples(examples)
         kinds = uniform_draws(views.keys, 0)
         is_last_item_view = kinds < self.last_item_ratio
-        is_cut = ~is_last_item_view & (kinds < self.last_item_ratio + self.prefix_view_ratio)
+        is_prefix_view = kinds < self.last_item_ratio + self.prefix_view_ratio
+        is_prefix_view &= ~is_last_item_view
         firsts, ends = self._windows(views.lengths, views.keys, is_last_item_view)
         lengths, starts = ends - firsts, views.starts + firsts
         places = count_places(lengths)
@@ -188,11 +190,11 @@ class MaskedItemCollator:
             tokens.values[:], tokens.labels[:] = ask_for_next(values, lengths)
         else:
             masked = self._choose_masked(places, lengths, views.keys, is_last_item_view)
-            masked &= ~np.repeat(is_cut, lengths)
+            masked &= ~np.repeat(is_prefix_view, lengths)
             tokens.labels[masked], tokens.values[masked] = values[masked], MASK_ID
-            if is_cut.any():
-                asked = uniform_draws(np.repeat(views.keys, lengths), places + 3)
-                tokens = cut(tokens, is_cut, asked < self.prefix_ratio)
+            if is_prefix_view.any():
+                draws = uniform_draws(np.repeat(views.keys, lengths), places + 3)
+                tokens = ask_after_prefixes(tokens, is_prefix_view, draws < self.prefix_ratio)
         drawn = self.negatives.draw(np.bitwise_xor.reduce(views.keys)) if self.negatives else {}
         if not self.is_packed:
             return pad(tokens) | drawn

@@ -80,9 +80,9 @@ def train_experiment(
     *,
     is_resumed: bool = False,
     profiled_steps: int = 0,
-    on_look: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    on_validation: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> dict[str, Any]:
-    """Train and keep the model that is best on validation; the test is not looked at.
+    """Train and keep the model that is best on validation; the test split is not read.
 
     Args:
         experiment: What to run.
@@ -91,7 +91,7 @@ def train_experiment(
         accelerator: As `build_accelerator` makes it.
         is_resumed: Go on from the newest checkpoint in that folder.
         profiled_steps: How many steps to profile, near the first.
-        on_look: Called with the step and the metrics of each look at validation.
+        on_validation: Called with the step and the metrics of each validation.
 
     Returns:
         What depends on the training alone of `results.json`.
@@ -123,7 +123,7 @@ def train_experiment(
     def validate(model: nn.Module) -> dict[str, float]:
         scorer = ModelScorer(model.eval())
         metrics = evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
-        on_look(run.state.step, metrics)
+        on_validation(run.state.step, metrics)
         return metrics
 
     def keep_best(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 Three ways, one result. On CUDA `varlen_attn` takes the packed row as it is. On CPU, histories of
 equal length that lie side by side are one call of the fused kernel; the collator sorts them so.
-Where neither can be used (attention dropout, float32 or older devices on CUDA, blocks on CUDA), the
+Where neither can be used (attention dropout; on CUDA also float32, older devices and prefixes), the
 histories are laid out in padded rows for attention alone.
 """
 
@@ -35,33 +35,41 @@ class Packing(NamedTuple):
     places: Tensor
     """(tokens,) place of a token in its history, from the first."""
 
-    blocks: Tensor | None = None
-    """(tokens,) see `sees_by_block`; None where all see all."""
+    prefix_ids: Tensor | None = None
+    """(tokens,) see `sees`; None where all tokens of a history see one another."""
+
+    is_query: Tensor | None = None
+    """(tokens,) see `sees`."""
 
 
-def sees_by_block(blocks: Tensor) -> Tensor:
-    """Which tokens of a history see which, where it is read as several of its beginnings at once.
+def sees(prefix_ids: Tensor, is_query: Tensor) -> Tensor:
+    """Which tokens see which in a history that is read as several of its prefixes at once.
 
-    A token sees those whose block is not after its own. Masks that nobody but themselves sees, of
-    block b, have the number ~b = -1 - b.
+    Items see the items of their own prefix and of shorter ones. A query, a mask that asks for the
+    item after a prefix, sees the items of that prefix and itself; nobody else sees it.
 
-    >>> sees_by_block(torch.tensor([0, 0, ~0, 1])).int().tolist()
+    >>> is_query = torch.tensor([False, False, True, False])
+    >>> sees(torch.tensor([0, 0, 0, 1]), is_query).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
 
     Args:
-        blocks: (…, length)
+        prefix_ids: (…, length) number of the shortest prefix that has the token, from 0.
+        is_query: (…, length) True where the token is a query.
 
     Returns:
         (…, length, length) True where the row's token sees the column's.
     """
-    own = torch.where(blocks < 0, ~blocks, blocks).unsqueeze(-1)
-    others = blocks.unsqueeze(-2)
-    itself = torch.eye(blocks.shape[-1], dtype=torch.bool, device=blocks.device)
-    return (others >= 0) & (others <= own) | itself
+    is_before = prefix_ids.unsqueeze(-2) <= prefix_ids.unsqueeze(-1)
+    itself = torch.eye(prefix_ids.shape[-1], dtype=torch.bool, device=prefix_ids.device)
+    return ~is_query.unsqueeze(-2) & is_before | itself
 
 
 def describe_packing(
-    cu_seq_lens: Tensor, max_length: int | None, num_tokens: int, block_ids: Tensor | None = None
+    cu_seq_lens: Tensor,
+    max_length: int | None,
+    num_tokens: int,
+    prefix_ids: Tensor | None = None,
+    is_query: Tensor | None = None,
 ) -> Packing:
     """Say of each item of a packed row which history it belongs to, and where it stands there.
 
@@ -73,14 +81,20 @@ def describe_packing(
         cu_seq_lens: (histories + 1,) cumulative lengths, from 0 to num_tokens.
         max_length: Items of the longest history; looked up when None.
         num_tokens: Items of the row.
-        block_ids: (1, tokens) who sees whom, see `sees_by_block`; None where all see all.
+        prefix_ids: (1, tokens) see `sees`; None where all see all.
+        is_query: (1, tokens) see `sees`.
     """
     if max_length is None:
         max_length = int(cu_seq_lens.diff().max())
-    blocks = None if block_ids is None else block_ids[0]
     tokens = torch.arange(num_tokens, device=cu_seq_lens.device, dtype=cu_seq_lens.dtype)
     histories = torch.searchsorted(cu_seq_lens[1:], tokens, right=True)
-    return Packing(cu_seq_lens, max_length, histories, tokens - cu_seq_lens[histories], blocks)
+    return Packing(
+        cu_seq_lens,
+        max_length,
+        histories,
+        tokens - cu_seq_lens[histories],
+        *(None if each is None else each[0] for each in (prefix_ids, is_query)),
+    )
 
 
 def packed_attention(  # noqa: PLR0913 - what every attention takes
@@ -108,10 +122,9 @@ def packed_attention(  # noqa: PLR0913 - what every attention takes
         (tokens, heads, head_dim)
     """
     if dropout == 0 and query.device.type == "cpu":
-        return _attend_by_length(
-            query, key, value, packing.cu_seq_lens, packing.blocks, scaling, is_causal
-        )[0]
-    if dropout == 0 and packing.blocks is None and _has_varlen(query):
+        rows = (packing.cu_seq_lens, packing.prefix_ids, packing.is_query)
+        return _attend_by_length(query, key, value, *rows, scaling, is_causal)[0]
+    if dropout == 0 and packing.prefix_ids is None and _has_varlen(query):
         lengths, longest = packing.cu_seq_lens, packing.max_length
         window = (-1, 0 if is_causal else -1)
         return varlen_attn(
@@ -147,14 +160,14 @@ def _attend_padded(  # noqa: PLR0913 - what every attention takes
     columns = torch.arange(packing.max_length, device=query.device)
     tokens = (starts + columns).clamp(max=len(query) - 1)  # (histories, length)
     # An empty history sees one item, so that no row is without any; nothing reads its output.
-    sees = (columns < lengths.clamp(min=1))[:, None, None]
+    seen = (columns < lengths.clamp(min=1))[:, None, None]
     if is_causal:
-        sees = sees & (columns <= columns[:, None])
-    if packing.blocks is not None:
-        sees = sees & sees_by_block(packing.blocks[tokens]).unsqueeze(1)
+        seen = seen & (columns <= columns[:, None])
+    if packing.prefix_ids is not None:
+        seen = seen & sees(packing.prefix_ids[tokens], packing.is_query[tokens]).unsqueeze(1)
     padded = F.scaled_dot_product_attention(
         *(each[tokens].transpose(1, 2) for each in (query, key, value)),
-        attn_mask=sees,
+        attn_mask=seen,
         dropout_p=dropout,
         scale=scaling,
     )
@@ -180,13 +193,18 @@ def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
     return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
 
 
-def _mask(blocks: Tensor | None, run: tuple[int, int, int], dtype: torch.dtype) -> Tensor | None:
+def _mask(
+    prefix_ids: Tensor | None,
+    is_query: Tensor | None,
+    run: tuple[int, int, int],
+    dtype: torch.dtype,
+) -> Tensor | None:
     """(histories, 1, length, length) added to the products; None where all see all."""
     start, end, length = run
-    if blocks is None or not blocks[start:end].any():
+    if prefix_ids is None or not (prefix_ids[start:end].any() or is_query[start:end].any()):
         return None
-    sees = sees_by_block(blocks[start:end].view(-1, 1, length))
-    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, -torch.inf)
+    seen = sees(*(each[start:end].view(-1, 1, length) for each in (prefix_ids, is_query)))
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
 
 
 @library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
@@ -195,7 +213,8 @@ def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
     key: Tensor,
     value: Tensor,
     cu_seq_lens: Tensor,
-    blocks: Tensor | None,
+    prefix_ids: Tensor | None,
+    is_query: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -207,7 +226,7 @@ def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
             *(_rows(each, run) for each in (query, key, value)),
             0.0,
             is_causal,
-            attn_mask=_mask(blocks, run, query.dtype),
+            attn_mask=_mask(prefix_ids, is_query, run, query.dtype),
             scale=scaling,
         )
         _rows(output, run).copy_(attended)
@@ -221,7 +240,8 @@ def _(  # noqa: PLR0913 - as above
     key: Tensor,
     value: Tensor,
     cu_seq_lens: Tensor,
-    blocks: Tensor | None,
+    prefix_ids: Tensor | None,
+    is_query: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -238,7 +258,8 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     output: Tensor,
     sums: Tensor,
     cu_seq_lens: Tensor,
-    blocks: Tensor | None,
+    prefix_ids: Tensor | None,
+    is_query: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,7 +267,7 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
     grads = tuple(torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
     for run in _runs(cu_seq_lens):
         inputs = (_rows(each, run) for each in (grad, query, key, value, output, sums))
-        mask = _mask(blocks, run, query.dtype)
+        mask = _mask(prefix_ids, is_query, run, query.dtype)
         parts = _flash_backward(*inputs, 0.0, is_causal, attn_mask=mask, scale=scaling)
         for whole, part in zip(grads, parts, strict=True):
             _rows(whole, run).copy_(part)
@@ -262,7 +283,8 @@ def _(  # noqa: PLR0913 - as above
     output: Tensor,
     sums: Tensor,
     cu_seq_lens: Tensor,
-    blocks: Tensor | None,
+    prefix_ids: Tensor | None,
+    is_query: Tensor | None,
     scaling: float,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,11 +297,11 @@ def _save(ctx: object, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _backward(ctx: object, grad: Tensor, _: Tensor) -> tuple:
-    query, key, value, cu_seq_lens, blocks, output, sums = ctx.saved_tensors
+    query, key, value, *rows, output, sums = ctx.saved_tensors
     grads = _attend_by_length_backward(
-        grad, query, key, value, output, sums, cu_seq_lens, blocks, ctx.scaling, ctx.is_causal
+        grad, query, key, value, output, sums, *rows, ctx.scaling, ctx.is_causal
     )
-    return *grads, None, None, None, None
+    return *grads, None, None, None, None, None
 
 
 _attend_by_length.register_autograd(_backward, setup_context=_save)

@@ -34,7 +34,7 @@ class BERT4RecConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
 
     max_history_length: int = 50
-    """Positions of one input: the newest items of a history and the mask behind them."""
+    """Positions of one input: the newest items of a history and the mask after them."""
 
     position_type: str = "learned"
     """`learned`: a vector per position, added to the item's. `rotary`: attention turns by how far
@@ -117,7 +117,7 @@ class BERT4RecConfig(PreTrainedConfig):
     def validate_max_history_length(self) -> None:
         if self.max_history_length < 2:
             raise ValueError(
-                "max_history_length must hold at least an item and the mask behind it, "
+                "max_history_length must hold at least an item and the mask after it, "
                 f"got {self.max_history_length}"
             )
 

@@ -105,8 +105,8 @@ class BERT4RecEmbeddings(nn.Module):
         return self.dropout(self.norm(item_embeddings))
 
 
-def turns_of(places: Tensor, config: BERT4RecConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angles by which rotary positions turn pairs of numbers.
+def rotary_angles(places: Tensor, config: BERT4RecConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angles of rotary positions, a pair of numbers each.
 
     Args:
         places: (batch, length) place of each item in its history.
@@ -121,9 +121,9 @@ def turns_of(places: Tensor, config: BERT4RecConfig) -> tuple[Tensor, Tensor]:
     return angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
 
 
-def turn(heads: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn queries or keys, (batch, length, heads, head_dim), by the angles of their places."""
-    cosine, sine = (each.to(heads.dtype) for each in turns)
+def apply_rotary(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate queries or keys, (batch, length, heads, head_dim), by the angles of their places."""
+    cosine, sine = (each.to(heads.dtype) for each in rotary)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
 
@@ -194,15 +194,15 @@ class BERT4RecAttention(nn.Module):
         attention_mask: Tensor | None,
         packing: Packing | None = None,
         keep: Tensor | None = None,
-        turns: tuple[Tensor, Tensor] | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
         heads = (*hidden.shape[:-1], -1, self.head_dim)
         query, key, value = (
             project(hidden).view(heads) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if turns is not None:
-            query, key = turn(query, turns), turn(key, turns)
+        if rotary is not None:
+            query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         dropout = self.config.attention_dropout if self.training else 0.0
         if packing is not None:
             output = packed_attention(
@@ -398,7 +398,8 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         max_length_q: int | None = None,
-        block_ids: Tensor | None = None,
+        prefix_ids: Tensor | None = None,
+        is_query: Tensor | None = None,
         keep: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
@@ -414,9 +415,10 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             cu_seq_lens_q: (histories + 1,) cumulative lengths of packed histories, from 0 to
                 tokens; its presence says that the histories are packed.
             max_length_q: Items of the longest packed history; looked up when None.
-            block_ids: (1, tokens) who sees whom within packed histories that are read as several of
-                their beginnings at once, see `sees_by_block`; all see all when None. Needs
-                position_ids, as several tokens have one place.
+            prefix_ids: (1, tokens) where packed histories are read as several of their prefixes at
+                once: the shortest prefix that has the token, see `sees`. All see all when None.
+                Needs position_ids, as several tokens have one place.
+            is_query: (1, tokens) True at the masks that ask for the item after a prefix.
             keep: (kept,) positions whose states are wanted, counted through the rows of the
                 batch; the last layer computes no others. All when None.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
@@ -437,9 +439,8 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
                 attention_mask = find_items(input_ids, inputs_embeds, self.config.pad_token_id)
             layout = self._lay_out_padded(inputs_embeds, attention_mask)
         else:
-            packing = describe_packing(
-                cu_seq_lens_q, max_length_q, inputs_embeds.shape[1], block_ids
-            )
+            tokens = inputs_embeds.shape[1]
+            packing = describe_packing(cu_seq_lens_q, max_length_q, tokens, prefix_ids, is_query)
             layout = self._lay_out_packed(packing, position_ids)
         if layout.longest > self.config.max_history_length:
             raise ValueError(
@@ -449,14 +450,16 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         places = layout.places if position_ids is None else position_ids
         positions = count_positions(places, layout.lengths, self.config.position_origin)
         hidden = self.embeddings(inputs_embeds, positions)
-        turns = turns_of(places, self.config) if self.config.position_type == "rotary" else None
+        rotary = (
+            rotary_angles(places, self.config) if self.config.position_type == "rotary" else None
+        )
         for index, layer in enumerate(self.layers):
             is_last = index == len(self.layers) - 1
             hidden = layer(
                 hidden,
                 layout.mask,
                 packing=layout.packing,
-                turns=turns,
+                rotary=rotary,
                 keep=keep if is_last else None,
                 **kwargs,
             )
@@ -479,7 +482,9 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
 
     def _lay_out_packed(self, packing: Packing, position_ids: Tensor | None) -> Layout:
         lengths, longest = packing.cu_seq_lens.diff(), packing.max_length
-        if packing.blocks is not None:  # several tokens have one place, and the last has the last
+        if (
+            packing.prefix_ids is not None
+        ):  # several tokens have one place, and the last has the last
             lengths = position_ids[0, packing.cu_seq_lens[1:] - 1] + 1
             longest = min(longest, self.config.max_history_length)
         return Layout(
@@ -687,7 +692,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
     def next_item_states(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **packing: Tensor | int
     ) -> Tensor:
-        """State of the mask behind each history; its product with an item's row is the score.
+        """State of the mask after each history; its product with an item's row is the score.
 
         In a causal model, the state of the newest item.
 

@@ -48,8 +48,8 @@ class TrainingState:
     best_metric: float = -1.0
     """Below any metric; JSON has no infinity."""
 
-    looks_since_best: int = 0
-    """Evaluations since the best one."""
+    validations_since_best: int = 0
+    """Validations since the best one."""
 
     train_seconds: float = 0.0
     """Time spent in steps, evaluations left out."""
@@ -57,15 +57,23 @@ class TrainingState:
     histories: int = 0
     """Histories read, over all processes."""
 
-    looks: list[dict[str, float]] = field(default_factory=list)
-    """Step and validation metrics of every look."""
+    validations: list[dict[str, float]] = field(default_factory=list)
+    """Step and metrics of every validation."""
 
     skipped_steps: list[int] = field(default_factory=list)
     """Steps whose loss or gradient was not finite, and which changed nothing."""
 
-    late_rise: float = 0.0
-    """How much of its best the last look has gained over all looks before the last fifth of the
-    steps, if it is the best; else 0."""
+    still_improving: float = 0.0
+    """If the last validation is the best, the share of its metric that came in the last fifth of
+    the steps; else 0."""
+
+
+FORMER_NAMES = {
+    "looks": "validations",
+    "looks_since_best": "validations_since_best",
+    "late_rise": "still_improving",
+}
+"""Fields of TrainingState in checkpoints and results of before version 0.2."""
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -241,7 +249,8 @@ def load_checkpoint(
             "batches, yet not bit for bit, as dropout draws anew",
             *(checkpoint, num_processes, accelerator.num_processes),
         )
-    return TrainingState(**saved["state"])
+    state = saved["state"].items()
+    return TrainingState(**{FORMER_NAMES.get(name, name): value for name, value in state})
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:

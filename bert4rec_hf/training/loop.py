@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 NOTABLE_RISE = 0.01
-"""Share of the metric that is more than the noise of a last look."""
+"""Share of the metric that is more than the noise of one validation."""
 
 MOST_ROWS = 20
 """Histories of a batch that a message names."""
@@ -54,7 +54,7 @@ class TrainingRun:
 
     Args:
         model: Any module whose forward takes a batch and returns an output with a `loss`.
-        config: How long, how fast, how often to look.
+        config: How long, how fast, how often to validate.
         accelerator: Made with the config's accumulation steps and trackers.
         folder: Where checkpoints go.
     """
@@ -102,7 +102,7 @@ class TrainingRun:
         keep_best: Callable[[nn.Module], None],
         on_step: Callable[[], None] = lambda: None,
     ) -> TrainingState:
-        """Step, look and checkpoint until the steps or the patience are used up.
+        """Step, validate and checkpoint until the steps or the patience are used up.
 
         Args:
             loader: The batches that are still to come.
@@ -117,7 +117,7 @@ class TrainingRun:
         """
         with deferring_signals():
             if self._owes_validation():  # stopped between a step and its validation
-                self._look(evaluate, keep_best)
+                self._validate(evaluate, keep_best)
             if not self._is_over():
                 self._take_steps(loader, evaluate, keep_best, on_step)
         self._judge_end()
@@ -155,7 +155,7 @@ class TrainingRun:
                 if self._is_due(self.config.logging_steps):
                     self._log(pace, progress)
                 self._stop_if_asked()
-                self._look_and_save(evaluate, keep_best)
+                self._validate_and_save(evaluate, keep_best)
                 if self._is_over():
                     break
                 pace.start()
@@ -183,7 +183,7 @@ class TrainingRun:
         return loss.detach()
 
     def _is_over(self) -> bool:
-        is_patience_over = self.state.looks_since_best >= self.config.patience
+        is_patience_over = self.state.validations_since_best >= self.config.patience
         return is_patience_over or self.state.step >= self.config.max_steps
 
     def _is_due(self, every: int) -> bool:
@@ -191,7 +191,7 @@ class TrainingRun:
 
     def _owes_validation(self) -> bool:
         """Whether the step that was taken last is to be judged, and is not."""
-        last = self.state.looks[-1]["step"] if self.state.looks else 0
+        last = self.state.validations[-1]["step"] if self.state.validations else 0
         return last < self.state.step and self._is_due(self.config.evaluation_steps)
 
     def _stop_if_asked(self) -> None:
@@ -201,7 +201,7 @@ class TrainingRun:
             self._save_checkpoint(is_last=True)
             raise Interrupted(number, f"after step {self.state.step:,}")
 
-    def _look_and_save(
+    def _validate_and_save(
         self,
         evaluate: Callable[[nn.Module], Metrics],
         keep_best: Callable[[nn.Module], None],
@@ -210,7 +210,7 @@ class TrainingRun:
         if any(map(self._is_due, (self.config.evaluation_steps, self.config.checkpoint_steps))):
             self.guard.settle()
         if self._owes_validation():
-            self._look(evaluate, keep_best)
+            self._validate(evaluate, keep_best)
             self.model.train()
         if self._is_over() or self._is_due(self.config.checkpoint_steps):
             self._save_checkpoint(is_last=self._is_over())
@@ -223,7 +223,7 @@ class TrainingRun:
         progress.set_postfix(
             loss=f"{loss:.4f}",
             histories_per_s=f"{histories_per_second:.0f}",
-            best=f"{self.state.best_metric:.4f}" if self.state.looks else "–",
+            best=f"{self.state.best_metric:.4f}" if self.state.validations else "–",
         )
         self.accelerator.log(
             {
@@ -234,7 +234,7 @@ class TrainingRun:
             step=self.state.step,
         )
 
-    def _look(
+    def _validate(
         self,
         evaluate: Callable[[nn.Module], Metrics],
         keep_best: Callable[[nn.Module], None],
@@ -252,24 +252,24 @@ class TrainingRun:
             {f"validation/{name}": value for name, value in metrics.items()}, step=state.step
         )
         metric = metrics[self.config.metric]
-        state.looks.append({"step": state.step, **metrics})
-        state.looks_since_best += 1
+        state.validations.append({"step": state.step, **metrics})
+        state.validations_since_best += 1
         if metric > state.best_metric:
             check_finite(dict(model.named_parameters()), state.step)
-            state.best_metric, state.best_step, state.looks_since_best = metric, state.step, 0
+            state.best_metric, state.best_step, state.validations_since_best = metric, state.step, 0
             keep_best(model)
 
     def _judge_end(self) -> None:
-        """Warn where validation still rose."""
+        """Warn where validation was still improving."""
         metric, max_steps = self.config.metric, self.config.max_steps
-        self.state.late_rise = late_rise(self.state.looks, metric)
-        if self.state.late_rise > NOTABLE_RISE and self.accelerator.is_main_process:
+        self.state.still_improving = still_improving(self.state.validations, metric)
+        if self.state.still_improving > NOTABLE_RISE and self.accelerator.is_main_process:
             logger.warning(
-                "training stopped while validation still rose: %s gained %.1f %% in the last fifth "
-                "of the steps and was best at the last look; this model is not trained out, give "
-                "it more training.max_steps (%s now)",
+                "validation was still improving when training ended: %s gained %.1f %% in the last "
+                "fifth of the steps and was best at the end; this model is undertrained, raise "
+                "training.max_steps (now %s)",
                 metric,
-                100 * self.state.late_rise,
+                100 * self.state.still_improving,
                 f"{max_steps:,}",
             )
 
@@ -314,19 +314,20 @@ def describe_batches(loader: DataLoader, accelerator: Accelerator, step: int) ->
     return f"; it read {'batch' if per_step == 1 else 'batches'} {', '.join(texts)}"
 
 
-def late_rise(looks: list[Metrics], metric: str) -> float:
-    """What the last look has gained over those before the last fifth of the steps, if it is best.
+def still_improving(validations: list[Metrics], metric: str) -> float:
+    """Share of the metric that came in the last fifth of the steps, if the last validation is best.
 
-    >>> looks = [{"step": 4, "ndcg@10": 0.2}, {"step": 9, "ndcg@10": 0.1}]
-    >>> round(late_rise([*looks, {"step": 10, "ndcg@10": 0.25}], "ndcg@10"), 3)
+    >>> earlier = [{"step": 4, "ndcg@10": 0.2}, {"step": 9, "ndcg@10": 0.1}]
+    >>> round(still_improving([*earlier, {"step": 10, "ndcg@10": 0.25}], "ndcg@10"), 3)
     0.2
 
     Returns:
         Share of the best metric; 0 if it was reached before, or nothing was seen before.
     """
-    last = looks[-1]
-    before = [look[metric] for look in looks if look["step"] <= 0.8 * last["step"]]
-    if not before or last[metric] <= 0 or last[metric] < max(look[metric] for look in looks):
+    last = validations[-1]
+    values = [each[metric] for each in validations]
+    before = [each[metric] for each in validations if each["step"] <= 0.8 * last["step"]]
+    if not before or last[metric] <= 0 or last[metric] < max(values):
         return 0.0
     return 1 - max(before) / last[metric]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from bert4rec_hf.commands import prepare
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import (
@@ -26,7 +27,7 @@ def run(monkeypatch, *arguments):
 
 
 def test_the_first_command_of_the_help_works_from_the_checkout(tmp_path):
-    command = SCRIPT.read_text(encoding="utf-8").splitlines()[2].split()
+    command = prepare.__doc__.splitlines()[2].split()
     assert command[:2] == ["python", "scripts/prepare_data.py"]
     command = [sys.executable, *command[1:-1], str(tmp_path / "synthetic")]
     ran = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True)

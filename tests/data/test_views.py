@@ -11,7 +11,7 @@ from bert4rec_hf.data.negatives import NegativeSampler, uniform_draws
 from bert4rec_hf.data.packing import left_padded
 from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.views import MaskedItemCollator
-from bert4rec_hf.modeling.attention import sees_by_block
+from bert4rec_hf.modeling.attention import sees
 
 MASK = (2**64) - 1
 
@@ -287,15 +287,16 @@ def test_left_padding_keeps_values_and_order():
 
 
 def read_windows(batch):
-    """Per window the ids, labels, places and blocks of a packed batch."""
+    """Per window the rows of a packed batch: ids, labels, places, and what its tokens see by."""
     ends = batch["cu_seq_lens_q"].tolist()
-    rows = [batch[name][0] for name in ("input_ids", "labels", "position_ids", "block_ids")]
+    names = ("input_ids", "labels", "position_ids", "prefix_ids", "is_query")
+    rows = [batch[name][0] for name in names if name in batch]
     for start, end in zip(ends[:-1], ends[1:], strict=True):
         yield [row[start:end].tolist() for row in rows]
 
 
 @pytest.mark.parametrize("prefix_ratio", [0.0, 0.4, 1.0])
-def test_a_cut_window_asks_for_items_from_those_before_them_alone(prefix_ratio):
+def test_a_prefix_view_asks_for_items_from_those_before_them_alone(prefix_ratio):
     histories = [np.arange(2, 2 + length) + 100 * length for length in (1, 2, 3, 9, 17, 30)]
     collator = MaskedItemCollator(
         max_history_length=20,
@@ -305,19 +306,19 @@ def test_a_cut_window_asks_for_items_from_those_before_them_alone(prefix_ratio):
     )
     batch = collator([{"items": history, "view": 7} for history in histories])
     by_length = {}
-    for ids, labels, places, blocks in read_windows(batch):
-        sees = sees_by_block(torch.tensor(blocks)).tolist()
+    for ids, labels, places, *prefixes in read_windows(batch):
+        seen_by_row = sees(*map(torch.tensor, prefixes)).tolist()
         targets = [label for label in labels if label >= 0]
         window = histories[[1, 2, 3, 9, 17, 30].index(targets[-1] // 100)][-20:].tolist()
         by_length[len(window)] = len(targets)
         assert [value for value in ids if value > 1] == window[:-1]
         assert [value == 1 for value in ids] == [label >= 0 for label in labels]
-        for value, label, place, row in zip(ids, labels, places, sees, strict=True):
+        for value, label, place, row in zip(ids, labels, places, seen_by_row, strict=True):
             seen = [other for other, is_seen in zip(ids, row, strict=True) if is_seen]
             if value == 1:  # the mask sees what lies before the item it asks for, and itself
                 assert window[place] == label
                 assert seen == [*window[:place], 1]
-            else:  # an item sees a beginning of the window that holds it, up to the next cut
+            else:  # an item sees its prefix, up to the next item that is asked for
                 assert window[place] == value
                 asked = [other for other in targets if window.index(other) > place]
                 assert seen == window[: window.index(asked[0])]
@@ -328,7 +329,7 @@ def test_a_cut_window_asks_for_items_from_those_before_them_alone(prefix_ratio):
         assert counts == ([1, 1, 2, 8, 16, 19] if prefix_ratio else [1] * 6)
 
 
-def test_cut_windows_lie_among_masked_ones():
+def test_prefix_views_lie_among_masked_ones():
     collator = MaskedItemCollator(
         max_history_length=20, mask_ratio=0.3, last_item_ratio=0.2, prefix_view_ratio=0.5
     )
@@ -336,17 +337,17 @@ def test_cut_windows_lie_among_masked_ones():
     histories = [np.arange(2, 14) + 20 * number for number in range(400)]
     examples = [{"items": items, "view": 10 * n + 1} for n, items in enumerate(histories)]
     batch = plain(examples)
-    others = {tuple(ids) for ids, *_ in read_windows(batch | {"block_ids": batch["labels"]})}
-    cut = 0
-    for ids, _, _, blocks in read_windows(collator(examples)):
-        cut += any(blocks)
-        assert any(blocks) or tuple(ids) in others
-    assert 150 < cut < 250
+    others = {tuple(ids) for ids, *_ in read_windows(batch)}
+    num_prefix_views = 0
+    for ids, *_, is_query in read_windows(collator(examples)):
+        num_prefix_views += any(is_query)
+        assert any(is_query) or tuple(ids) in others
+    assert 150 < num_prefix_views < 250
 
 
-def test_a_batch_without_cut_windows_has_no_blocks():
+def test_a_batch_without_prefix_views_has_no_prefixes():
     batch = MaskedItemCollator(max_history_length=9)([{"items": [2, 3, 4], "view": 1}])
-    assert "block_ids" not in batch
+    assert not {"prefix_ids", "is_query"} & batch.keys()
 
 
 def test_wrong_shares_of_views_are_refused():

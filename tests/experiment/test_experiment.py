@@ -361,7 +361,9 @@ def test_two_processes_learn_and_measure_what_one_does(config, tmp_path, objecti
     curves = [read_losses(tmp_path / n) for n in "12"]
     assert list(curves[0]) == list(range(1, 9))
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)
-    for ours, theirs in zip(two["training"]["looks"], one["training"]["looks"], strict=True):
+    for ours, theirs in zip(
+        two["training"]["validations"], one["training"]["validations"], strict=True
+    ):
         assert ours == pytest.approx(theirs, abs=1e-6)
     assert two["test"]["metrics"] == pytest.approx(one["test"]["metrics"], abs=1e-6)
     for name, baseline in one["baselines"].items():

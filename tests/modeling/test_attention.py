@@ -90,7 +90,7 @@ def test_the_operator_keeps_what_torch_asks_of_operators(is_causal):
     ends = make_packing().cu_seq_lens
     library.opcheck(
         _attend_by_length,
-        (*inputs, ends, None, SCALING, is_causal),
+        (*inputs, ends, None, None, SCALING, is_causal),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
 

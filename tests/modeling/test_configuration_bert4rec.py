@@ -25,7 +25,7 @@ def test_a_saved_config_loads_through_auto_config(tmp_path):
             {"hidden_size": 10, "num_attention_heads": 3},
             "multiple of num_attention_heads, got 10 and 3",
         ),
-        ({"max_history_length": 1}, "at least an item and the mask behind it, got 1"),
+        ({"max_history_length": 1}, "at least an item and the mask after it, got 1"),
         ({"position_origin": "middle"}, "one of oldest, newest, got 'middle'"),
         ({"hidden_dropout": 1.0}, r"hidden_dropout must be in \[0, 1\), got 1.0"),
         ({"mask_token_id": 5}, "are 0 and 1 in every BERT4Rec vocabulary, got 0 and 5"),

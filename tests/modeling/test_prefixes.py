@@ -1,4 +1,4 @@
-"""Several beginnings of a history in one pass, beside each of them alone."""
+"""Several prefixes of a history in one pass, beside each of them alone."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def make_model(num_layers, **settings):
     return BERT4RecForMaskedItemModeling(BERT4RecConfig(**shape | settings)).double().eval()
 
 
-def cut_views(prefix_ratio=1.0, histories=HISTORIES, **settings):
+def prefix_views(prefix_ratio=1.0, histories=HISTORIES, **settings):
     collator = MaskedItemCollator(
         max_history_length=7,
         last_item_ratio=0.0,
@@ -35,8 +35,8 @@ def cut_views(prefix_ratio=1.0, histories=HISTORIES, **settings):
     return collator([{"items": items, "view": 3} for items in histories])
 
 
-def beginnings():
-    """Every beginning of a history with a mask behind it, as a user would ask, and what follows."""
+def prefixes():
+    """Every prefix of a history with a mask after it, as a user would ask, and what follows."""
     for items in sorted(HISTORIES, key=len):
         for end in range(1, len(items)):
             yield torch.tensor([[*items[:end], 1]]), items[end]
@@ -50,7 +50,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("settings", POSITIONS.values(), ids=POSITIONS)
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.5], ids=["by length", "padded"])
-def test_one_layer_reads_all_beginnings_at_once_as_it_reads_each_alone(settings, attention_dropout):
+def test_one_layer_reads_all_prefixes_at_once_as_it_reads_each_alone(settings, attention_dropout):
     model = make_model(1, norm_first=True, attention_dropout=attention_dropout, **settings)
     if attention_dropout:  # takes the way of padded rows, with nothing dropped
         model.train()
@@ -59,29 +59,30 @@ def test_one_layer_reads_all_beginnings_at_once_as_it_reads_each_alone(settings,
                 module.p = 0.0
         model.config.attention_dropout = 1e-300
     losses = []
-    for input_ids, target in beginnings():
+    for input_ids, target in prefixes():
         scores = model.next_item_states(input_ids) @ model.lm_head.weight.T + model.lm_head.bias
         losses.append(-scores[0, 2:].log_softmax(dim=0)[target - 2])
     expected = torch.stack(losses).mean()
-    actual = model(**cut_views()).loss
+    actual = model(**prefix_views()).loss
     assert len(losses) == 2 + 5 + 6
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_no_mask_knows_what_lies_behind_its_cut():
+def test_no_query_knows_what_comes_after_its_prefix():
     model = make_model(3, position_type="rotary")
-    batch = cut_views(prefix_ratio=0.5)
+    batch = prefix_views(prefix_ratio=0.5)
 
     def states(input_ids):
         masks = batch["masked_positions"]
-        packing = {name: batch[name] for name in ("cu_seq_lens_q", "block_ids", "position_ids")}
+        names = ("cu_seq_lens_q", "prefix_ids", "is_query", "position_ids")
+        packing = {name: batch[name] for name in names}
         return model.model(input_ids=input_ids, keep=masks, **packing).last_hidden_state[0]
 
-    before, blocks = states(batch["input_ids"]), batch["block_ids"][0]
+    before, is_query = states(batch["input_ids"]), batch["is_query"][0]
     ends, places = batch["cu_seq_lens_q"].tolist(), batch["position_ids"][0]
     masks = batch["masked_positions"]
     num_changed = 0
-    for token in (blocks >= 0).nonzero().squeeze(1).tolist():
+    for token in (~is_query).nonzero().squeeze(1).tolist():
         changed = batch["input_ids"].clone()
         changed[0, token] = 13
         moved = (states(changed) - before).abs().sum(dim=1) > 1e-9
@@ -93,9 +94,9 @@ def test_no_mask_knows_what_lies_behind_its_cut():
     assert num_changed > 20
 
 
-def test_gradients_of_cut_views_are_those_of_finite_differences():
+def test_gradients_of_prefix_views_are_those_of_finite_differences():
     model = make_model(2, position_type="rotary", norm_first=True)
-    batch = cut_views(prefix_ratio=0.5)
+    batch = prefix_views(prefix_ratio=0.5)
     weight = model.model.layers[0].self_attn.k_proj.weight
     model(**batch).loss.backward()
     for place in [(0, 0), (5, 7), (11, 3)]:
@@ -130,7 +131,7 @@ def test_rotary_positions_of_padded_and_packed_histories_agree():
 
 def test_filler_changes_nothing():
     model = make_model(2, position_type="rotary")
-    plain, filled = cut_views(0.5), cut_views(0.5, pad_to_multiple_of=32)
+    plain, filled = prefix_views(0.5), prefix_views(0.5, pad_to_multiple_of=32)
     assert filled["input_ids"].shape[1] % 32 == 0
     assert model(**filled).loss.item() == pytest.approx(model(**plain).loss.item(), rel=1e-6)
 
@@ -139,7 +140,7 @@ def test_a_causal_model_learns_the_next_item_at_every_item_and_reads_the_newest(
     model = make_model(2, is_causal=True)
     collator = MaskedItemCollator(max_history_length=7, is_causal=True)
     losses = []
-    for input_ids, target in beginnings():
+    for input_ids, target in prefixes():
         hidden = model.model(input_ids=input_ids[:, :-1])  # no mask
         state = model.transform(hidden.last_hidden_state[0, -1])
         scores = model.lm_head.weight @ state + model.lm_head.bias

@@ -114,7 +114,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     whole = make_run(tmp_path / "whole", make_config())
     whole.train(make_loader(make_config()), constant, ignore)
 
-    config = make_config(patience=1)  # the second look, at step 6, is no better: it stops there
+    config = make_config(patience=1)  # stops at the second validation, which is no better
     broken = make_run(tmp_path / "broken", config)
     assert broken.train(make_loader(config), constant, ignore).step == 6
 
@@ -139,7 +139,7 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):
     assert kept == [2, 4]
     assert (state.step, state.best_step, state.best_metric) == (10, 4, 0.3)
     assert state.histories == 10 * 4
-    assert [look["step"] for look in state.looks] == [2, 4, 6, 8, 10]
+    assert [each["step"] for each in state.validations] == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_a_training_that_stopped_too_early_is_told(tmp_path, caplog, values, ris
     state = make_run(tmp_path, config).train(
         make_loader(config), lambda model: {"ndcg@10": next(values)}, ignore
     )
-    assert state.late_rise == pytest.approx(rise)
-    assert ("still rose" in caplog.text) == (rise > 0.01)
+    assert state.still_improving == pytest.approx(rise)
+    assert ("still improving" in caplog.text) == (rise > 0.01)
     if rise > 0.01:
         assert "12.5 %" in caplog.text
-        assert "more training.max_steps (10 now)" in caplog.text
+        assert "raise training.max_steps (now 10)" in caplog.text
 
 
 def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(tmp_path):

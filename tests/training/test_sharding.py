@@ -240,8 +240,8 @@ def losses(run):
 def assert_same_results(ours, theirs):
     ours, theirs = (json.loads((run / "results.json").read_text()) for run in (ours, theirs))
     assert ours["parameters"] == theirs["parameters"]
-    looks = [each["training"]["looks"] for each in (ours, theirs)]
-    for our, their in zip(*looks, strict=True):
+    validations = [each["training"]["validations"] for each in (ours, theirs)]
+    for our, their in zip(*validations, strict=True):
         assert our == pytest.approx(their, abs=1e-6)
     for split in ("validation", "test"):
         assert ours[split]["metrics"] == pytest.approx(theirs[split]["metrics"], abs=1e-6)

@@ -21,7 +21,7 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         "",
         f"`{config['experiment']}` with one thing changed at a time, "
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'} each; on validation, full ranking, the "
-        f"best look of each training. {describe_fixed(results['fixed'])}".rstrip(),
+        f"best validation of each training. {describe_fixed(results['fixed'])}".rstrip(),
         "",
         render_changes(results),
         "",

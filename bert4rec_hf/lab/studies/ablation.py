@@ -85,13 +85,13 @@ def summarize(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for change, runs in by_change.items():
         row: dict[str, Any] = {"change": change, "seeds": len(runs)}
         for metric in METRICS:
-            values = [best_look(point)[metric] for point in runs.values()]
+            values = [best_validation(point)[metric] for point in runs.values()]
             row[metric] = statistics.mean(values)
             row[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
         rows.append(row)
     return rows
 
 
-def best_look(point: dict[str, Any]) -> dict[str, float]:
-    """The look at validation that was best."""
-    return next(look for look in point["validation"] if look["step"] == point["best_step"])
+def best_validation(point: dict[str, Any]) -> dict[str, float]:
+    """Metrics of the best validation."""
+    return next(each for each in point["validation"] if each["step"] == point["best_step"])

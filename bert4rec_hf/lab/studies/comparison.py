@@ -1,6 +1,5 @@
 """Several runs side by side: mean and deviation over seeds, and what is more than luck."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.significance import paired_bootstrap
 from bert4rec_hf.experiment.measurement import check_vocabulary, read_gates, read_protocol
 from bert4rec_hf.hub.model_folder import load_model
+from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.tuners import ILoraModel
 
 Groups = dict[str, np.ndarray]
@@ -117,7 +117,7 @@ def group_runs(folders: Sequence[Path]) -> dict[str, list[Path]]:
     runs: dict[str, dict[int, Path]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        results = read_results(folder)
+        results = read_run(folder)
         name, experiment = results["run"], results["experiment"]
         seed = experiment["training"].pop("seed")
         if settings.setdefault(name, experiment) != experiment:
@@ -131,14 +131,14 @@ def group_runs(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in runs.items()}
 
 
-def read_results(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """Read what the run wrote beside its model or adapter."""
     path = folder.resolve().parent / "results.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} is not in the folder of a finished run, {path.name} is missing beside it"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_results(path)
 
 
 def measure_run(
@@ -164,7 +164,7 @@ def measure_run(
 
     model = load_model(folder)
     evaluation = evaluate(model)
-    results, ranks = read_results(folder), evaluation.ranks
+    results, ranks = read_run(folder), evaluation.ranks
     training = results["experiment"]["training"]
     metric = training["metric"]
     name, _, k = metric.partition("@")

@@ -148,7 +148,7 @@ def train_run(study: Study, run: StudyRun, folder: Path, measure: Measure) -> No
         "train_seconds": training["train_seconds"],
         "histories": training["histories"],
         "process_peak_bytes": results["memory"]["process_peak_bytes"],
-        "validation": training["looks"],
+        "validation": training["validations"],
         "dataset_fingerprint": results["dataset_fingerprint"],
         "experiment": results["experiment"],
         **provenance(accelerator),

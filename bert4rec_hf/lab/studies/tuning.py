@@ -1,6 +1,6 @@
 """A search for settings: declared ranges, trials that are stopped early, workers that share it.
 
-A trial is a run of the experiment that looks at validation only.
+A trial is a run of the experiment that is validated and not tested.
 """
 
 import dataclasses
@@ -48,14 +48,14 @@ class StudyConfig:
     num_startup_trials: int = 5
     """Drawn at random, and none stopped, before earlier trials are learned from."""
 
-    num_warmup_looks: int = 1
+    num_warmup_validations: int = 1
     """Looks at validation that each trial has before it can be stopped."""
 
     seed: int = 0
     """Of the search; the trials have that of the experiment."""
 
     def validate_counts(self) -> None:
-        for name in ("num_trials", "num_startup_trials", "num_warmup_looks"):
+        for name in ("num_trials", "num_startup_trials", "num_warmup_validations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -209,7 +209,7 @@ def open_study(search: Search, output: Path) -> "optuna.Study":
         study_name=search.name,
         storage=storage,
         pruner=optuna.pruners.MedianPruner(
-            config.num_startup_trials, n_warmup_steps=config.num_warmup_looks
+            config.num_startup_trials, n_warmup_steps=config.num_warmup_validations
         ),
         direction="maximize",
         load_if_exists=True,
@@ -240,23 +240,23 @@ def run_trial(trial: "optuna.Trial", experiment: Experiment, output: Path) -> fl
     experiment = dataclasses.replace(
         experiment, training=dataclasses.replace(experiment.training, trackers=[])
     )
-    metric, looks = experiment.training.metric, []
+    metric, values = experiment.training.metric, []
 
-    def on_look(step: int, metrics: dict[str, float]) -> None:
-        looks.append(metrics[metric])
-        # Counted in looks: trials of different batch sizes are looked at equally often.
-        trial.report(max(looks), len(looks))
+    def on_validation(step: int, metrics: dict[str, float]) -> None:
+        values.append(metrics[metric])
+        # Counted in validations: trials of different batch sizes have as many.
+        trial.report(max(values), len(values))
         trial.set_user_attr("step", step)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     accelerator = build_accelerator(experiment, output)
     set_seed(experiment.training.seed)
-    trained = train_experiment(experiment, output, accelerator, on_look=on_look)
+    trained = train_experiment(experiment, output, accelerator, on_validation=on_validation)
     trial.set_user_attr("dataset_fingerprint", trained["dataset_fingerprint"])
     trial.set_user_attr("best_step", trained["training"]["best_step"])
     trial.set_user_attr("experiment", trained["experiment"])
-    return max(looks)
+    return max(values)
 
 
 def write_study(search: Search, study: "optuna.Study", output: Path) -> dict[str, Any]:

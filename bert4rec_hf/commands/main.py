@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train or fine-tune one experiment, and measure it",
     "evaluate": "measure a folder beside the baselines, or compare several",
     "recommend": "recommend items for a history",
+    "export": "write a model as an ONNX file that recommends by itself",
     "tune": "search for the settings of an experiment",
     "scale": "train at several sizes and fit the laws they follow",
     "ablate": "train with one thing changed at a time",

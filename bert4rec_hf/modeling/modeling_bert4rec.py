@@ -709,7 +709,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             last = packing["cu_seq_lens_q"][1:] - 1
             lengths = packing["cu_seq_lens_q"].diff()
         else:
-            last = torch.arange(1, len(input_ids) + 1, device=input_ids.device)
+            last = torch.arange(1, input_ids.shape[0] + 1, device=input_ids.device)
             last = last * input_ids.shape[1] - 1
             lengths = input_ids.ne(self.config.pad_token_id).sum(dim=1)
         if self.config.is_causal:

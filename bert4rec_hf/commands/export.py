@@ -1,0 +1,82 @@
+"""Write a model or adapter as an ONNX file that recommends by itself, checked against torch.
+
+bert4rec export runs/shop/model --onnx runs/shop/onnx
+bert4rec export runs/shop/model --onnx runs/shop/int8 --precision int8 --dataset data/shop
+
+In the file are the model, the filter of seen items, a mask of candidates and the search for the
+best k. Weights of less than single precision need a dataset, on whose test the loss is measured.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.experiment.measurement import check_vocabulary
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+def export(options: argparse.Namespace) -> list[str]:
+    """Check the options, export, and say what came out.
+
+    Raises:
+        ValueError: The export is refused, or a package is missing.
+    """
+    if options.precision != "float32" and options.dataset is None:
+        raise ValueError(
+            f"--precision {options.precision} costs accuracy; name the prepared dataset by "
+            "--dataset, and its test tells how much"
+        )
+    try:
+        from bert4rec_hf.serving.export import export_onnx
+    except ImportError as error:
+        raise ValueError(f"{error}; pip install 'bert4rec_hf[onnx]'") from error
+    split = None
+    if options.dataset:
+        dataset = load_prepared(options.dataset)
+        check_vocabulary(options.model, dataset)
+        split = dataset.test
+    done = export_onnx(
+        options.model, options.onnx, k=options.k, precision=options.precision, split=split
+    )
+    size = sum(path.stat().st_size for path in done.path.parent.glob("model.onnx*"))
+    lines = [
+        f"{done.path}: {size / 1e6:.1f} MB, {options.precision}",
+        f"scores of onnxruntime and torch differ by {done.largest_difference:.1e} at most",
+    ]
+    if split is not None:
+        change = f" ({done.after / done.before - 1:+.2%})" if done.before else ""
+        lines.append(
+            f"ndcg@10 on {len(split):,} test users: {done.before:.4f} in float32, "
+            f"{done.after:.4f} in {options.precision}{change}"
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, export, report."""
+    disable_progress_bar()  # of transformers: folders load in a moment
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", type=Path, help="a folder of a model or an adapter")
+    add("--onnx", type=Path, required=True, metavar="FOLDER", help="what to write, must be new")
+    add("-k", type=int, default=20, help="how many items come out for a history")
+    add("--precision", choices=PRECISIONS, default="float32", help="what weights are stored in")
+    add("--dataset", type=Path, help="a prepared dataset, to measure the NDCG of the file")
+    options = parser.parse_args(arguments)
+    try:
+        lines = export(options)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

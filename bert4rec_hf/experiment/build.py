@@ -36,6 +36,7 @@ from bert4rec_hf.training.initialization import (
     set_item_vectors,
 )
 from bert4rec_hf.training.launch import check_flags, check_launch, share_cores
+from bert4rec_hf.training.neighbors import count_neighbors
 from bert4rec_hf.tuners import TUNERS
 
 from .spec import Experiment
@@ -173,5 +174,9 @@ def initialize(model: nn.Module, dataset: PreparedDataset, config: TrainingConfi
             model,
             co_occurrence_vectors(dataset.train, dataset.vocab_size, size, seed=config.seed),
         )
+    neighbors = getattr(model, "neighbors", None)
+    if neighbors is not None and not neighbors.similarities.any():  # a base model brings its own
+        count = model.config.num_neighbors
+        neighbors.set_table(*count_neighbors(dataset.train, dataset.vocab_size, count))
     if config.attention_initialization == "average":
         begin_with_average(model.base_model.layers)

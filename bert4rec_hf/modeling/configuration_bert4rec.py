@@ -63,6 +63,16 @@ class BERT4RecConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     """Score items by the same table that embeds them."""
 
+    num_neighbors: int = 0
+    """Items kept beside each item because they stood close to it in the training part, and mixed
+    into the scores, see neighbors.py; 0 keeps none, and 50 are about as good as all."""
+
+    num_recent_items: int = 10
+    """Newest items of a history whose neighbors are mixed in."""
+
+    neighbor_decay: float | int = 0.7
+    """What each of them counts relative to the one after it."""
+
     objective: str = "full_softmax"
     """What training minimizes: `full_softmax`, `sampled_softmax` or `gbce`, see objectives.py."""
 
@@ -146,6 +156,14 @@ class BERT4RecConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def validate_neighbors(self) -> None:
+        if self.num_neighbors < 0:
+            raise ValueError(f"num_neighbors must be 0 or more, got {self.num_neighbors}")
+        if self.num_recent_items < 1:
+            raise ValueError(f"num_recent_items must be at least 1, got {self.num_recent_items}")
+        if not 0 < self.neighbor_decay <= 1:
+            raise ValueError(f"neighbor_decay must be in (0, 1], got {self.neighbor_decay}")
 
     def validate_gbce_calibration(self) -> None:
         if not 0 <= self.gbce_calibration <= 1:

@@ -1,5 +1,6 @@
 """BERT4Rec from embeddings to masked-item head, to be read from top to bottom."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.initialization import no_init_weights, zeros_
+from transformers.initialization import constant_, no_init_weights, zeros_
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
@@ -20,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Packing, describe_packing, packed_attention
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
+from .neighbors import ItemNeighbors, NeighborShares, newest_items
 from .objectives import (
     OBJECTIVES,
     SAMPLED_OBJECTIVES,
@@ -526,12 +528,20 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             self.model = BERT4RecModel(config)
             self.transform = BERT4RecTransform(config) if config.output_transform else nn.Identity()
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.output_bias)
+            self.neighbors = ItemNeighbors(config) if config.num_neighbors else None
         self.has_row_gradients = False
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw as transformers does, but no table for a tied head, which would be a second one."""
-        if module is not self.lm_head or not self.config.tie_word_embeddings:
+        """Draw as transformers does, but no table for a tied head, which would be a second one.
+
+        Neighbors are none, and what they weigh begins as all items do whose score is 0.
+        """
+        if isinstance(module, ItemNeighbors):
+            for tensor in (module.ids, module.similarities, module.scales, module.gate.weight):
+                zeros_(tensor)
+            constant_(module.gate.bias, math.log(self.config.num_items))
+        elif module is not self.lm_head or not self.config.tie_word_embeddings:
             super()._init_weights(module)
         elif module.bias is not None:
             zeros_(module.bias)
@@ -592,11 +602,14 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             outputs = self.model(**inputs)
             states = self.transform(outputs.last_hidden_state[:, -logits_to_keep:])
             logits = nn.functional.linear(states, *self.read_head())
+            if self.neighbors is not None:
+                logits = self._mix_neighbors(logits, states, inputs)
             logits[..., :NUM_SPECIAL_IDS] = -torch.inf
         else:
             labels = labels.flatten()
             if masked_positions is None:
                 masked_positions = labels.ne(IGNORE_INDEX).nonzero().squeeze(1)
+            recent = self._newest_items(masked_positions, **inputs)
             items = self._share_table(inputs)
             outputs = self.model(**inputs, keep=masked_positions)
             drawn = None if negatives is None else Negatives(negatives, negative_log_counts)
@@ -606,6 +619,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
                 items,
                 drawn,
                 num_items_in_batch,
+                recent,
             )
         return MaskedLMOutput(
             loss=loss,
@@ -663,6 +677,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         items: ItemTable,
         negatives: Negatives | None,
         num_items_in_batch: Tensor | int | None,
+        recent: Tensor | None = None,
     ) -> Tensor:
         """Mean of the objective over masked items.
 
@@ -672,6 +687,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             items: What they are scored by.
             negatives: Drawn for a sampled objective.
             num_items_in_batch: What the sum is divided by; the masked items when None.
+            recent: (masked, recent) ids of the newest items before each, the newest first, where
+                neighbors are mixed in.
 
         Returns:
             Scalar, float32.
@@ -687,7 +704,12 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         weights = targets.ne(IGNORE_INDEX).float()
         total = weights.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         states = self.transform(hidden)
-        return build_objective(self.config)(states, targets, weights / total, items, negatives)
+        neighbors = None
+        if self.neighbors is not None:
+            looked_up = negatives.ids if self.config.objective == "gbce" else None
+            neighbors = self.neighbors.of_targets(recent, states, targets.clamp(min=0), looked_up)
+        objective = build_objective(self.config)
+        return objective(states, targets, weights / total, items, negatives, neighbors)
 
     def next_item_states(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **packing: Tensor | int
@@ -705,6 +727,35 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         Returns:
             (batch, hidden)
         """
+        last = self._last_positions(input_ids, **packing)
+        outputs = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, keep=last, **packing
+        )
+        return self.transform(outputs.last_hidden_state[0])
+
+    def next_item_neighbors(
+        self,
+        states: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        **packing: Tensor | int,
+    ) -> NeighborShares | None:
+        """What is to be mixed into the scores by `next_item_states`; None if there is nothing.
+
+        Args:
+            states: (batch, hidden) as next_item_states gave them.
+            input_ids: As next_item_states took them, and so on.
+            attention_mask: (batch, length)
+            packing: `cu_seq_lens_q` and `max_length_q` of packed histories.
+        """
+        if self.neighbors is None:
+            return None
+        last = self._last_positions(input_ids, **packing)
+        recent = self._newest_items(last, input_ids, attention_mask, **packing)
+        return self.neighbors.read(recent, states)
+
+    def _last_positions(self, input_ids: Tensor, **packing: Tensor | int) -> Tensor:
+        """(batch,) where the next item is asked for, counted through the rows of the batch."""
         if "cu_seq_lens_q" in packing:
             last = packing["cu_seq_lens_q"][1:] - 1
             lengths = packing["cu_seq_lens_q"].diff()
@@ -714,10 +765,56 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             lengths = input_ids.ne(self.config.pad_token_id).sum(dim=1)
         if self.config.is_causal:
             last = last - lengths.gt(1).long()  # of a history without items, the mask after all
-        outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, keep=last, **packing
-        )
-        return self.transform(outputs.last_hidden_state[0])
+        return last
+
+    def _newest_items(
+        self,
+        positions: Tensor,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        **kwargs: object,
+    ) -> Tensor | None:
+        """(asked, recent) items whose neighbors are mixed in at positions; None if there are none.
+
+        Raises:
+            ValueError: There are no ids to look up.
+        """
+        if self.neighbors is None:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                "the model mixes in item neighbors (num_neighbors = "
+                f"{self.config.num_neighbors}), which it looks up by input_ids; give input_ids "
+                "and not inputs_embeds"
+            )
+        is_item = input_ids >= NUM_SPECIAL_IDS
+        if attention_mask is not None:
+            is_item = is_item & attention_mask.bool()
+        if cu_seq_lens_q is None:
+            starts = positions - positions % input_ids.shape[1]
+        else:
+            histories = torch.searchsorted(cu_seq_lens_q[1:], positions, right=True)
+            starts = cu_seq_lens_q[histories]
+        count = self.config.num_recent_items
+        return newest_items(input_ids, is_item, starts, positions, count)
+
+    def _mix_neighbors(self, logits: Tensor, states: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Mix neighbors into the (batch, kept, vocab) scores at the last positions of each row."""
+        ids, (batch, kept) = inputs["input_ids"], logits.shape[:2]
+        length = inputs["inputs_embeds"].shape[1] if ids is None else ids.shape[1]
+        ends = torch.arange(1, batch + 1, device=logits.device) * length
+        positions = ends.unsqueeze(1) - torch.arange(kept, 0, -1, device=logits.device)
+        recent = self._newest_items(positions.flatten(), **inputs)
+        neighbors = self.neighbors.read(recent, states.flatten(0, 1))
+        return neighbors.mix(logits.flatten(0, 1)).view_as(logits)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize as transformers does; new items have no neighbors until `neighbors` is set."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.neighbors is not None:
+            self.neighbors.resize(self.config.vocab_size)
+        return embeddings
 
 
 BERT4RecModel.register_for_auto_class("AutoModel")

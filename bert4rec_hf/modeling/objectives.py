@@ -1,7 +1,8 @@
 """What training minimizes, as a function of the states at masked positions.
 
 None of them holds the (masked, catalog) scores whole. All have one signature; `negatives` are
-drawn by the collator, and only the sampled objectives look at them.
+drawn by the collator, and only the sampled objectives look at them. `neighbors` are what is mixed
+into the scores.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor, library
 from torch.nn import functional as F
 
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
+from .neighbors import TargetNeighbors
 
 MAX_SCORES = {"cpu": 2**24, "cuda": 2**27}
 """Scores that the full softmax holds at once: on a CPU, what its cache can hold for the most part;
@@ -93,6 +95,7 @@ def full_softmax(
     weights: Tensor,
     items: ItemTable,
     negatives: Negatives | None = None,
+    neighbors: TargetNeighbors | None = None,
 ) -> Tensor:
     """Cross-entropy of the masked items against the whole catalog.
 
@@ -105,6 +108,7 @@ def full_softmax(
         weights: (masked,) float32 what each masked item counts; 0 leaves it out.
         items: What they are scored by; padding and mask are no candidates.
         negatives: Not used.
+        neighbors: What is mixed into the scores; None if nothing is.
 
     Returns:
         Scalar, float32: the weighted sum.
@@ -115,7 +119,13 @@ def full_softmax(
         torch.is_grad_enabled() and each is not None and each.requires_grad
         for each in (states, items.weight, items.bias)
     ]
-    return _full_softmax(states.to(dtype), targets, weights, items.weight, items.bias, trains)[0]
+    total, of_targets = (
+        (None, None) if neighbors is None else (each.float() for each in neighbors[:2])
+    )
+    trains.append(torch.is_grad_enabled() and total is not None and total.requires_grad)
+    return _full_softmax(
+        states.to(dtype), targets, weights, items.weight, items.bias, total, of_targets, trains
+    )[0]
 
 
 def sampled_softmax(
@@ -124,6 +134,7 @@ def sampled_softmax(
     weights: Tensor,
     items: ItemTable,
     negatives: Negatives | None,
+    neighbors: TargetNeighbors | None = None,
 ) -> Tensor:
     """Cross-entropy of the masked items against the negatives, an estimate of the full one.
 
@@ -137,16 +148,21 @@ def sampled_softmax(
     of_targets, of_negatives = _score_some(states, targets, items, negatives.ids)
     of_negatives = of_negatives.float() - negatives.log_counts
     of_negatives = of_negatives.masked_fill(targets.unsqueeze(1) == negatives.ids, -torch.inf)
-    log_sums = torch.logaddexp(of_targets.float(), of_negatives.logsumexp(dim=1))
-    return weighted_sum(log_sums - of_targets.float(), weights)
+    of_targets = of_targets.float()
+    log_sums = torch.logaddexp(of_targets, of_negatives.logsumexp(dim=1))
+    if neighbors is not None:  # known, so that nothing of it is estimated
+        log_sums = torch.logaddexp(log_sums, neighbors.total)
+        of_targets = torch.logaddexp(of_targets, neighbors.target)
+    return weighted_sum(log_sums - of_targets, weights)
 
 
-def gbce(
+def gbce(  # noqa: PLR0913 - what all objectives take, and a setting of its own
     states: Tensor,
     targets: Tensor,
     weights: Tensor,
     items: ItemTable,
     negatives: Negatives | None,
+    neighbors: TargetNeighbors | None = None,
     *,
     calibration: float = 0.75,
 ) -> Tensor:
@@ -164,9 +180,13 @@ def gbce(
     num_items, drawn = len(items.weight) - NUM_SPECIAL_IDS, len(negatives.ids)
     rate = min(drawn / max(num_items - 1, 1), 1.0)
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
-    wrong = F.softplus(of_negatives.float())  # -log(1 - probability)
+    of_targets, of_negatives = of_targets.float(), of_negatives.float()
+    if neighbors is not None:
+        of_targets = torch.logaddexp(of_targets, neighbors.target)
+        of_negatives = torch.logaddexp(of_negatives, neighbors.negatives)
+    wrong = F.softplus(of_negatives)  # -log(1 - probability)
     wrong = wrong.masked_fill(targets.unsqueeze(1) == negatives.ids, 0).sum(dim=1)
-    losses = wrong - beta * F.logsigmoid(of_targets.float())
+    losses = wrong - beta * F.logsigmoid(of_targets)
     return weighted_sum(losses, weights) / (drawn + 1)
 
 
@@ -194,10 +214,15 @@ def _full_softmax(  # noqa: PLR0913 - operators take no tuples
     weights: Tensor,
     table: Tensor,
     bias: Tensor | None,
+    total: Tensor | None,
+    of_targets: Tensor | None,
     trains: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss and its gradients by states, table and bias; those not needed are empty."""
-    loss, by_states, by_table, by_bias = _make_outputs(states, table, trains)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss and its gradients by states, table, bias and neighbors; those not needed are empty.
+
+    total and of_targets are those of TargetNeighbors.
+    """
+    loss, by_states, by_table, by_bias, by_total, by_targets = _make_outputs(states, table, trains)
     by_table[: NUM_SPECIAL_IDS if len(states) else None] = 0
     # In half precision a share of the mean would underflow; there it comes in at the end.
     factor = weights.new_ones(()) if states.dtype == table.dtype else weights.amax()
@@ -211,23 +236,54 @@ def _full_softmax(  # noqa: PLR0913 - operators take no tuples
         if bias is not None:
             scores += bias[NUM_SPECIAL_IDS:]
         columns = (targets[part] - NUM_SPECIAL_IDS).clamp(min=0).unsqueeze(1)
-        loss += weighted_sum(softmax_cross_entropy_(scores, columns), weights[part])
-        scores.scatter_add_(1, columns, scores.new_full(columns.shape, -1))
+        neighbors = None if total is None else (total[part], of_targets[part])
+        losses, by_neighbors = cross_entropy_gradient_(scores, columns, neighbors)
+        loss += weighted_sum(losses, weights[part])
         if trains[0]:
             by_states[part] = torch.mm(scores, rows) * weights[part].unsqueeze(1)
         if trains[1]:
             _add_product(by_table[NUM_SPECIAL_IDS:], scores.t(), states[part] * shares[part], start)
         if trains[2]:
             by_bias[NUM_SPECIAL_IDS:] += (scores.t() @ shares[part]).squeeze(1)
+        if trains[3]:
+            by_total[part], by_targets[part] = by_neighbors * weights[part]
     if states.dtype != table.dtype:
         by_table *= factor
         by_bias *= factor
-    return loss, by_states, by_table, by_bias
+    return loss, by_states, by_table, by_bias, by_total, by_targets
 
 
 def max_scores(device: torch.device) -> int:
     """How many scores the full softmax holds at once, at most."""
     return MAX_SCORES.get(device.type, MAX_SCORES["cuda"])
+
+
+def cross_entropy_gradient_(
+    scores: Tensor, columns: Tensor, neighbors: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Turn scores into the gradient of the cross-entropy by themselves, in place.
+
+    Args:
+        scores: (masked, candidates) of the network.
+        columns: (masked, 1) place of each target among the candidates.
+        neighbors: (masked,) total and target of TargetNeighbors, where they are mixed in.
+
+    Returns:
+        (masked,) float32 cross-entropy, and (2, masked) its gradient by total and target.
+    """
+    if neighbors is None:
+        losses = softmax_cross_entropy_(scores, columns)
+        scores.scatter_add_(1, columns, scores.new_full(columns.shape, -1))
+        return losses, None
+    total, target = neighbors
+    own = scores.gather(1, columns).squeeze(1).float()
+    log_sums = softmax_cross_entropy_(scores, columns) + own
+    # The network's share in the sum of all exponentials, and in that of the target.
+    in_sum, in_target = torch.sigmoid(log_sums - total), torch.sigmoid(own - target)
+    scores *= in_sum.to(scores.dtype).unsqueeze(1)
+    scores.scatter_add_(1, columns, -in_target.to(scores.dtype).unsqueeze(1))
+    losses = torch.logaddexp(log_sums, total) - torch.logaddexp(own, target)
+    return losses, torch.stack([1 - in_sum, in_target - 1])
 
 
 def softmax_cross_entropy_(scores: Tensor, columns: Tensor) -> Tensor:
@@ -261,13 +317,14 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, is_begun: int) -> N
 
 def _make_outputs(
     states: Tensor, table: Tensor, trains: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss and gradients before any work, each of the size it needs; the table's is not filled."""
     return (
         states.new_zeros((), dtype=torch.float32),
         states.new_empty(states.shape if trains[0] else (0,), dtype=torch.float32),
         table.new_empty(table.shape if trains[1] else (0, table.shape[1])),
         table.new_zeros(table.shape[:1] if trains[2] else (0,)),
+        *(states.new_empty(len(states) if trains[3] else 0, dtype=torch.float32) for _ in range(2)),
     )
 
 
@@ -278,8 +335,10 @@ def _(  # noqa: PLR0913 - as above
     weights: Tensor,
     table: Tensor,
     bias: Tensor | None,
+    total: Tensor | None,
+    of_targets: Tensor | None,
     trains: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _make_outputs(states, table, trains)
 
 
@@ -292,16 +351,18 @@ def _save_gradients(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> N
 def _scale_gradients(ctx: object, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     """Multiply what the forward pass made by the gradient of the loss, which is mostly 1."""
     is_one = not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.item() == 1
-    by_states, by_table, by_bias = (
+    by_states, by_table, by_bias, by_total, by_targets = (
         None if not trains else each if is_one else each.mul_(grad)
-        for each, trains in zip(ctx.saved_tensors, ctx.trains, strict=True)
+        for each, trains in zip(ctx.saved_tensors, (*ctx.trains, ctx.trains[3]), strict=True)
     )
-    return by_states, None, None, by_table, by_bias, None
+    return by_states, None, None, by_table, by_bias, by_total, by_targets, None
 
 
 _full_softmax.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
-Objective = Callable[[Tensor, Tensor, Tensor, ItemTable, Negatives | None], Tensor]
+Objective = Callable[
+    [Tensor, Tensor, Tensor, ItemTable, Negatives | None, TargetNeighbors | None], Tensor
+]
 
 OBJECTIVES: dict[str, Objective] = {
     "full_softmax": full_softmax,

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from bert4rec_hf.evaluation.model_scorer import EncodedHistories, score_items
 from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, CatalogScores, ItemSets, top_items
 
 GATHERED_SHARE = 0.5
@@ -31,7 +31,7 @@ class CandidateScorer:
         candidates: np.ndarray | None = None,
         exclude: np.ndarray | None = None,
     ):
-        self.ids, self.columns = None, None
+        self.ids, self.columns, self.left_out = None, None, None
         self.is_candidate = np.zeros(len(weight), dtype=bool)
         self.is_candidate[slice(FIRST_ITEM_ID, None) if candidates is None else candidates] = True
         self.is_candidate[[] if exclude is None else exclude] = False
@@ -42,9 +42,7 @@ class CandidateScorer:
             if len(ids) < GATHERED_SHARE * len(weight):
                 weight, bias = self._gather(weight, bias, ids)
             else:
-                left_out = torch.as_tensor(~self.is_candidate, device=weight.device)
-                bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
-                bias[left_out] = -torch.inf
+                self.left_out = torch.as_tensor(~self.is_candidate, device=weight.device)
         self.weight, self.bias, self.vocab_size = weight, bias, len(weight)
 
     def _gather(
@@ -58,18 +56,20 @@ class CandidateScorer:
         self.ids = torch.as_tensor(ids, device=weight.device)
         return weight[self.ids], None if bias is None else bias[self.ids]
 
-    def score(self, encoded: Tensor, start: int, stop: int) -> Tensor:
+    def score(self, encoded: Tensor | EncodedHistories, start: int, stop: int) -> Tensor:
         """(batch, stop - start) float32 scores; -inf for what is no candidate."""
-        bias = None if self.bias is None else self.bias[start:stop].float()
-        return F.linear(encoded.float(), self.weight[start:stop].float(), bias)
+        scores = score_items(encoded, self.weight, self.bias, start, stop)
+        if self.left_out is not None:
+            scores.masked_fill_(self.left_out[start:stop], -torch.inf)
+        return scores
 
     def best(
-        self, states: Tensor, k: int, left_out: ItemSets | None = None
+        self, encoded: Tensor | EncodedHistories, k: int, left_out: ItemSets | None = None
     ) -> tuple[Tensor, Tensor]:
         """Find the best candidates of each history, best first.
 
         Args:
-            states: (batch, hidden)
+            encoded: The batch as `ModelScorer.encode` made it.
             k: How many.
             left_out: Items that are no candidates for single histories.
 
@@ -79,5 +79,7 @@ class CandidateScorer:
         if left_out is not None and self.columns is not None:
             columns = self.columns[left_out.ids]
             left_out = ItemSets(left_out.rows[columns >= 0], columns[columns >= 0])
-        columns, scores = top_items(CatalogScores(self, states), k, left_out)
+        if isinstance(encoded, EncodedHistories) and self.columns is not None:
+            encoded = encoded.renumber(torch.as_tensor(self.columns, device=self.ids.device))
+        columns, scores = top_items(CatalogScores(self, encoded), k, left_out)
         return columns if self.ids is None else self.ids[columns], scores

@@ -12,12 +12,16 @@ from torch.nn.utils import clip_grad_norm_
 
 
 def leave_out_of_ddp(model: nn.Module, tables: Sequence[Tensor]) -> None:
-    """Keep DDP from reducing these parameters, as NCCL has no sum of sparse tensors."""
+    """Keep DDP from reducing these parameters, as NCCL has no sum of sparse tensors.
+
+    Nor does it send buffers at every step: each process has counted the same neighbors.
+    """
     names = [
         name
         for name, weight in model.named_parameters(remove_duplicate=False)
         if any(weight is table for table in tables)
     ]
+    names += [name for name, _ in model.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 

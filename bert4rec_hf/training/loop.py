@@ -72,8 +72,8 @@ class TrainingRun:
             shard_model(model, accelerator)
         self.tables = row_tables(model)
         is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
-        if not is_compiled:  # the gradients of a compiled model are dense
-            leave_out_of_ddp(model, self.tables)
+        # The gradients of a compiled model are dense.
+        leave_out_of_ddp(model, [] if is_compiled else self.tables)
         # The schedule is a function of the step and is not prepared: a prepared one would advance
         # once per process at every step.
         prepare = prepare_shares if self.is_sharded else Accelerator.prepare

@@ -80,7 +80,9 @@ def estimate_memory(
     shards = accelerator.num_processes if is_sharded(accelerator) else 1
     trainable = _num_bytes(_trainable(model.parameters()))
     return MemoryEstimate(
-        parameters=_num_bytes(model.parameters()) // shards + _gathered_bytes(model, accelerator),
+        parameters=_num_bytes(model.parameters()) // shards
+        + _num_bytes(model.buffers())
+        + _gathered_bytes(model, accelerator),
         gradients=_gradient_bytes(model, batch, accelerator),
         optimizer_state=2 * trainable // shards,
         activations=_activation_bytes(model, batch, accelerator),

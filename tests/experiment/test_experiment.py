@@ -22,6 +22,7 @@ from bert4rec_hf.experiment.build import build_accelerator, build_model, initial
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.measurement import evaluate_folder
 from bert4rec_hf.experiment.run import run_experiment
+from bert4rec_hf.training.neighbors import count_neighbors
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
@@ -421,3 +422,20 @@ def test_weights_begin_as_the_settings_say(dataset, config):
 def test_an_unknown_beginning_is_refused(config, name):
     with pytest.raises(ValueError, match=f"{name} must be one of random, .*, got 'svd'"):
         load_experiment(config, [f"--training.{name}", "svd"])
+
+
+def test_a_model_with_neighbors_has_counted_the_training_part(config, dataset, tmp_path):
+    settings = ["--model.num_neighbors", "5", "--training.max_steps", "4"]
+    experiment = load_experiment(config, settings)
+    output = tmp_path / "neighbors"
+    results = run_experiment(experiment, output, build_accelerator(experiment, output))
+    weights = load_file(output / "model" / "model.safetensors")
+    prepared = load_prepared(dataset)
+    table = count_neighbors(prepared.train, prepared.vocab_size, 5)
+    for name, expected in table._asdict().items():
+        assert torch.equal(weights[f"neighbors.{name}"], expected)
+    assert weights["neighbors.gate.weight"].any(), "the gate is trained"
+    again = evaluate_folder(
+        output / "model", dataset, ["--evaluation.ks", "[3, 10]"], Accelerator(cpu=True)
+    )
+    assert again["test"]["metrics"] == results["test"]["metrics"]

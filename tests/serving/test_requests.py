@@ -12,15 +12,24 @@ from bert4rec_hf.serving.recommender import Recommender
 ITEMS = ["10", "11", "alien", "brazil", "dune (1984)", "éclair", "fargo", "gattaca", "heat"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, 4], ids=["network alone", "with neighbors"])
+def folder(request, tmp_path_factory):
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("model")
     config = BERT4RecConfig(
-        vocab_size=len(ITEMS) + 2, hidden_size=12, intermediate_size=20, max_history_length=6
+        vocab_size=len(ITEMS) + 2,
+        hidden_size=12,
+        intermediate_size=20,
+        max_history_length=6,
+        num_neighbors=request.param,
     )
     model = BERT4RecForMaskedItemModeling(config)
     torch.nn.init.normal_(model.lm_head.bias)
+    if request.param:
+        ids = torch.stack([torch.randperm(len(ITEMS))[:4] + 2 for _ in range(len(ITEMS) + 2)])
+        similarities = torch.rand(len(ids), 4)
+        similarities[:2] = 0
+        model.neighbors.set_table(ids, similarities, torch.ones(len(ids), 2))
     model.save_pretrained(path)
     build_vocabulary(ITEMS).save_pretrained(path)
     return path

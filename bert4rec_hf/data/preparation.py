@@ -21,7 +21,6 @@ import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from transformers import PreTrainedTokenizerFast
 
 from .dataset_card import render_card
 from .histories import SPLIT_NAMES, Histories
@@ -39,7 +38,13 @@ from .interactions import (
 from .sources import SOURCES, RawInteractions
 from .splits import SPLITS, split_interactions
 from .titles import read_titles
-from .vocabulary import FIRST_ITEM_ID, build_vocabulary, catalog_items, vocabulary_fingerprint
+from .vocabulary import (
+    FIRST_ITEM_ID,
+    build_vocabulary,
+    catalog_items,
+    load_vocabulary,
+    vocabulary_fingerprint,
+)
 
 
 def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
@@ -142,7 +147,7 @@ def read_catalog(folder: str) -> pl.Series:
         raise FileNotFoundError(
             f"vocabulary {folder} has no tokenizer.json; name a prepared dataset or a model folder"
         )
-    return pl.Series(catalog_items(PreTrainedTokenizerFast.from_pretrained(folder)))
+    return pl.Series(catalog_items(load_vocabulary(folder)))
 
 
 def apply_filters(

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from .histories import SPLIT_NAMES, Histories
-from .vocabulary import FIRST_ITEM_ID
+from .vocabulary import FIRST_ITEM_ID, load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PreparedDataset:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The vocabulary."""
-        return PreTrainedTokenizerFast.from_pretrained(self.folder)
+        return load_vocabulary(self.folder)
 
     @cached_property
     def titles(self) -> dict[str, str]:

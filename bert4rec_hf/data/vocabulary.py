@@ -3,15 +3,21 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from .strict_json import read_json
+
 PAD_TOKEN = "[PAD]"
 MASK_TOKEN = "[MASK]"
 SPECIAL_TOKENS = (PAD_TOKEN, MASK_TOKEN)
 FIRST_ITEM_ID = len(SPECIAL_TOKENS)
+VOCABULARY_BYTES = 4_000_000_000
+"""A larger `tokenizer.json` is not read; an item takes some 30 bytes of it."""
 
 
 def build_vocabulary(items: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -65,7 +71,11 @@ def check_items(items: Sequence[str]) -> None:
 
 def catalog_items(vocabulary: PreTrainedTokenizerFast) -> list[str]:
     """List the raw items in the order of their ids, which begin at FIRST_ITEM_ID."""
-    ids = vocabulary.get_vocab()
+    return ordered_items(vocabulary.get_vocab())
+
+
+def ordered_items(ids: dict[str, int]) -> list[str]:
+    """List the raw items in the order of their ids, without padding and mask."""
     return sorted((item for item in ids if ids[item] >= FIRST_ITEM_ID), key=ids.get)
 
 
@@ -78,3 +88,77 @@ def vocabulary_fingerprint(vocabulary: PreTrainedTokenizerFast | Sequence[str]) 
     is_tokenizer = isinstance(vocabulary, PreTrainedTokenizerFast)
     items = catalog_items(vocabulary) if is_tokenizer else list(vocabulary)
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
+
+
+def load_vocabulary(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Load the vocabulary of a dataset or model folder, whose ids must be those that we give.
+
+    A file with two items of one id, or with a hole in its ids, would be loaded silently as another
+    vocabulary.
+
+    Raises:
+        FileNotFoundError: The folder has no `tokenizer.json`.
+        ValueError: It is broken, or its ids are not padding, mask and then each item once.
+    """
+    path = Path(folder) / "tokenizer.json"
+    ids = read_ids(path)
+    try:
+        vocabulary = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+        raise ValueError(f"{path} is no tokenizer that can be loaded: {error}") from error
+    if vocabulary.get_vocab() != ids:
+        raise ValueError(
+            f"{path} has {len(ids):,} ids and is loaded with {len(vocabulary):,} others; a token "
+            "was added to it or to tokenizer_config.json, take the files that were saved together"
+        )
+    special = (vocabulary.pad_token_id, vocabulary.mask_token_id)
+    if special != (0, 1):
+        raise ValueError(
+            f"{path.with_name('tokenizer_config.json')} must name {PAD_TOKEN} as padding and "
+            f"{MASK_TOKEN} as mask, the ids 0 and 1; got {special[0]} and {special[1]}"
+        )
+    return vocabulary
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """Read token → id from a `tokenizer.json`, as they stand there.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is broken, or its ids are not padding, mask and then each item once.
+    """
+    content = read_json(path, VOCABULARY_BYTES)
+    model = content.get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(ids, dict) or model.get("type") != "WordLevel":
+        raise ValueError(f"{path} is no vocabulary of items, its model is not of type WordLevel")
+    check_ids(ids, path)
+    added = content.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
+        if not isinstance(token, dict) or ids.get(token.get("content")) != token.get("id"):
+            raise ValueError(
+                f"{path} adds the token {token!r}, which is not in its vocabulary; add items by "
+                "preparing the dataset again"
+            )
+    return ids
+
+
+def check_ids(ids: dict[str, Any], path: Path) -> None:
+    """Refuse ids that are not padding, mask and then each item once.
+
+    Raises:
+        ValueError: They are not; `path` is named.
+    """
+    owners: dict[int, str] = {}
+    for token, number in ids.items():
+        if type(number) is not int or not 0 <= number < len(ids):
+            raise ValueError(
+                f"{path}: {token!r} has the id {number!r}; the ids of {len(ids):,} tokens go from "
+                f"0 to {len(ids) - 1:,}"
+            )
+        if number in owners:
+            raise ValueError(f"{path}: {owners[number]!r} and {token!r} both have the id {number}")
+        owners[number] = token
+    for number, token in enumerate(SPECIAL_TOKENS):
+        if owners.get(number) != token:
+            raise ValueError(f"{path}: id {number} must be {token}, got {owners.get(number)!r}")

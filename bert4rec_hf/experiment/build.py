@@ -20,10 +20,8 @@ from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.evaluation.baselines import count_popularity
-from bert4rec_hf.hub.model_folder import (
-    load_weights,
-    read_config,
-)
+from bert4rec_hf.hub.config_file import read_config
+from bert4rec_hf.hub.model_folder import load_weights
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import (
     SAMPLED_OBJECTIVES,

@@ -8,19 +8,18 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from bert4rec_hf.config import build_section, override, unknown_name
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
-from bert4rec_hf.data.vocabulary import vocabulary_fingerprint
+from bert4rec_hf.data.vocabulary import ordered_items, vocabulary_fingerprint
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
 from bert4rec_hf.evaluation.evaluator import EvaluationConfig, Scorer, evaluate_in_detail
 from bert4rec_hf.evaluation.experts import describe_experts
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
-from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model
+from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.tuners import ILoraModel
 
@@ -131,7 +130,7 @@ def check_vocabulary(folder: Path, dataset: PreparedDataset) -> None:
         ValueError: The vocabularies differ.
     """
     check_model_folder(folder)
-    theirs = vocabulary_fingerprint(AutoTokenizer.from_pretrained(folder))
+    theirs = vocabulary_fingerprint(ordered_items(read_vocabulary(folder)))
     if theirs != dataset.vocabulary_fingerprint:
         raise ValueError(
             f"{folder} was trained with another vocabulary than that of {dataset.folder} "

@@ -4,19 +4,35 @@ Both are written here and loaded here, so that all who take a folder take either
 """
 
 import hashlib
+import json
 import shutil
+import warnings
 from pathlib import Path
 
 from accelerate.utils import patch_environment
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import get_peft_model_state_dict
 from torch import nn
 from transformers.utils import cached_file
 
 # Not used by name, yet it is what makes iLoRA known to PEFT.
 import bert4rec_hf.tuners  # noqa: F401
+from bert4rec_hf.data.strict_json import read_json
+from bert4rec_hf.data.vocabulary import ordered_items, read_ids, vocabulary_fingerprint
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 
+from .config_file import fingerprint_settings
 from .pull import fetch_folder, is_repository
+from .weights_check import (
+    check_adapter_header,
+    check_finite,
+    check_model,
+    check_tensors,
+)
+
+FINGERPRINTS = ("settings_fingerprint", "vocabulary_fingerprint")
+"""What config.json says of the files that it was saved with."""
 
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer_config.json", "titles.json")
 """What a model takes over from its dataset folder; titles only where there are any."""
@@ -36,12 +52,25 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
     for name in VOCABULARY_FILES:
         if (dataset_folder / name).exists():
             shutil.copyfile(dataset_folder / name, unfinished / name)
+    if (unfinished / "config.json").exists():
+        write_fingerprints(unfinished / "config.json", model.config, dataset_folder)
     replaced = folder.with_name(f".replaced-{folder.name}")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     unfinished.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_fingerprints(path: Path, config: BERT4RecConfig, dataset_folder: Path) -> None:
+    """Let config.json say which settings and which vocabulary its weights go with."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["settings_fingerprint"] = fingerprint_settings(config)
+    statistics = dataset_folder / "statistics.json"
+    if statistics.exists():
+        known = json.loads(statistics.read_text(encoding="utf-8"))
+        content["vocabulary_fingerprint"] = known["vocabulary_fingerprint"]
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_model_folder(name: str | Path) -> None:
@@ -67,11 +96,19 @@ def find_base(name: str | Path) -> str | None:
     """Tell the base model of an adapter; None for a folder, or a name of a hub, of a model.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or the adapter is of a kind that is not known.
     """
     check_model_folder(name)
     path = cached_file(name, "adapter_config.json", _raise_exceptions_for_missing_entries=False)
-    return PeftConfig.from_pretrained(name).base_model_name_or_path if path else None
+    if path is None:
+        return None
+    settings = read_json(Path(path))
+    if settings.get("peft_type") not in [each.value for each in PEFT_TYPE_TO_CONFIG_MAPPING]:
+        raise ValueError(
+            f"{path} has the peft_type {settings.get('peft_type')!r}, which no installed library "
+            "knows; take the file that was saved with the adapter"
+        )
+    return str(settings.get("base_model_name_or_path"))
 
 
 def load_weights(
@@ -84,16 +121,28 @@ def load_weights(
     Args:
         name: A folder, or a name of a hub.
         config: In place of that of the folder.
+
+    Raises:
+        ValueError: The folder is broken, or its weights are not those of its configuration.
     """
+    folder = fetch_folder(name)
+    of_folder = check_model(folder)
     with patch_environment(fsdp_cpu_ram_efficient_loading=False):
-        return BERT4RecForMaskedItemModeling.from_pretrained(name, config=config)
+        model = BERT4RecForMaskedItemModeling.from_pretrained(
+            folder, config=config or of_folder, use_safetensors=True, trust_remote_code=False
+        )
+    check_finite(model.state_dict().items(), folder)
+    for fingerprint in FINGERPRINTS:  # of these weights, and not of what may be saved from them
+        vars(model.config).pop(fingerprint, None)
+    return model
 
 
 def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
     """Load a model, or an adapter on its base model, from a folder or a hub.
 
     Raises:
-        ValueError: The base model of an adapter is not where the adapter says it is.
+        ValueError: A folder is broken, or the base model of an adapter is not where the adapter
+            says it is.
     """
     base = find_base(name)
     if base is None:
@@ -106,21 +155,52 @@ def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
             f"{name} is an adapter for the base model {base!r}, which cannot be loaded: {error}; "
             "name it by base_model_name_or_path in adapter_config.json"
         ) from error
-    return PeftModel.from_pretrained(model, name)
+    return load_adapter(model, name)
 
 
-def read_config(folder: Path) -> BERT4RecConfig:
-    """Read the configuration of a model folder that is to be trained further.
+def load_adapter(model: BERT4RecForMaskedItemModeling, name: str | Path) -> PeftModel:
+    """Put the adapter of a folder on its base model.
 
     Raises:
-        ValueError: It is no model folder.
+        ValueError: The folder is broken, or its weights are not those of its configuration.
     """
-    if not (folder / "config.json").is_file():
+    folder = fetch_folder(name)
+    stored = check_adapter_header(folder)
+    try:
+        with warnings.catch_warnings():
+            # PEFT only warns of keys that are missing; they are compared below.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, folder)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the adapter in {folder} cannot be loaded: {error}") from error
+    needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    tables = [name for name in stored if name not in needed and "embed_tokens" in name]
+    check_tensors(folder, {k: v for k, v in stored.items() if k not in tables}, needed)
+    check_finite(needed.items(), folder)
+    return adapted
+
+
+def read_vocabulary(name: str | Path) -> dict[str, int]:
+    """Read raw item → id of a model or adapter folder, padding and mask included.
+
+    No tokenizer is built, which would take ten seconds for a million items.
+
+    Raises:
+        FileNotFoundError: There is no vocabulary.
+        ValueError: Its ids are wrong, or it is not the one that the model was saved with.
+    """
+    folder = fetch_folder(name)
+    path = folder / "tokenizer.json"
+    ids = read_ids(path)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    saved = config.get("vocabulary_fingerprint")
+    if saved is not None and saved != (found := vocabulary_fingerprint(ordered_items(ids))):
         raise ValueError(
-            f"{folder} is no model folder, it has no config.json; name one that scripts/train.py "
-            "wrote, such as runs/…/model"
+            f"{path} is not the vocabulary that the model was saved with (fingerprints {found} and "
+            f"{saved}): its ids are other items; take the file that was saved with the weights, or "
+            "remove vocabulary_fingerprint from config.json if the change is meant"
         )
-    return BERT4RecConfig.from_pretrained(folder)
+    return ids
 
 
 def fingerprint_weights(folder: Path) -> str:

@@ -1,14 +1,13 @@
 """Raw item ↔ id, read from a model folder in a moment however large the catalog is."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers import PreTrainedTokenizerBase
 
 from bert4rec_hf.data.vocabulary import FIRST_ITEM_ID
+from bert4rec_hf.hub.model_folder import read_vocabulary
 
 
 class Catalog:
@@ -25,19 +24,8 @@ class Catalog:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Catalog":
-        """Read the vocabulary of a folder, or of a hub.
-
-        A vocabulary as `build_vocabulary` makes it is read without building a tokenizer, which
-        takes ten seconds for a million items; any other by AutoTokenizer.
-        """
-        path = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-        if path is not None:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            model = content.get("model", {})
-            added = {each["content"]: each["id"] for each in content.get("added_tokens", [])}
-            if model.get("type") == "WordLevel" and isinstance(model.get("vocab"), dict):
-                return cls(model["vocab"] | added)
-        return cls.from_tokenizer(AutoTokenizer.from_pretrained(name))
+        """Read the vocabulary of a folder, or of a hub; it must be that of the model."""
+        return cls(read_vocabulary(name))
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "Catalog":

@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, HISTORIES_AT_ONCE, ItemSets, item_sets
-from bert4rec_hf.hub.model_folder import load_model
+from bert4rec_hf.hub.model_folder import load_adapter, load_model
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 from bert4rec_hf.serving.candidates import CandidateScorer
@@ -122,7 +122,7 @@ class Recommender:
                     f"{name} is an adapter itself, so {adapter} cannot be put on it; name its base "
                     "model, or leave adapter out"
                 )
-            model = PeftModel.from_pretrained(model, fetch_folder(adapter, token=token))
+            model = load_adapter(model, fetch_folder(adapter, token=token))
         if isinstance(dtype, str):
             dtype = read_dtype(dtype)
         titles = cached_file(name, "titles.json", _raise_exceptions_for_missing_entries=False)

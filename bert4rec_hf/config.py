@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
+
+from bert4rec_hf.strict_yaml import load_yaml, load_yaml_file
 
 Section = TypeVar("Section")
 
@@ -212,14 +213,10 @@ def read_yaml(path: Path) -> dict[str, dict[str, Any]]:
     """Read an experiment file as plain sections of settings.
 
     Raises:
-        ValueError: The file is missing, is not YAML, or is not sections of settings.
+        ValueError: The file is missing, is not YAML that `load_yaml` takes, or is not sections of
+            settings.
     """
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    sections = load_yaml_file(path)
     if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
         raise ValueError(
             f"{path} must hold sections of settings, such as 'training:' with lines under it"
@@ -246,10 +243,7 @@ def override(sections: dict[str, dict[str, Any]], arguments: Sequence[str]) -> N
             raise ValueError(f"{argument!r} is not a setting; write --section.setting value")
         if not equals and (value := next(pairs, None)) is None:
             raise ValueError(f"{argument} has no value; write --section.setting value")
-        try:
-            sections.setdefault(section, {})[setting] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--{name} has the value {value!r}, which is not YAML") from error
+        sections.setdefault(section, {})[setting] = load_yaml(value, f"the value of --{name}")
 
 
 def join_names(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

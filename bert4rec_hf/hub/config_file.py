@@ -14,8 +14,9 @@ from bert4rec_hf.data.strict_json import read_json
 from bert4rec_hf.modeling import BERT4RecConfig
 
 SCORE_FREE = ("objective", "gbce_calibration", "hidden_dropout", "attention_dropout")
-SCORE_FREE += ("initializer_range", "vocab_size")
-"""Settings that no score of a trained model depends on, or that the shape of its weights shows."""
+SCORE_FREE += ("initializer_range", "vocab_size", "max_history_length")
+"""Settings that no score of a trained model depends on, that the shape of its weights shows, or
+that may change: how much of a history is read."""
 
 REFUSED = ("quantization_config", "attn_implementation", "experts_implementation")
 """What would change how weights are loaded, or fetch code; no BERT4Rec is saved with it."""

@@ -7,6 +7,15 @@ from transformers.activations import ACT2FN
 NUM_SPECIAL_IDS = 2
 """Padding (0) and mask (1); the ids from here on are items."""
 
+LARGEST = {
+    "vocab_size": 2**31 - 1,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 1_000,
+    "intermediate_size": 2**20,
+    "max_history_length": 2**20,
+}
+"""Far beyond any use; what a broken file states beyond them would be built for hours."""
+
 POSITION_TYPES = ("learned", "rotary")
 POSITION_ORIGINS = ("oldest", "newest")
 
@@ -92,6 +101,11 @@ class BERT4RecConfig(PreTrainedConfig):
     def num_items(self) -> int:
         """Size of the catalog."""
         return self.vocab_size - NUM_SPECIAL_IDS
+
+    def validate_bounds(self) -> None:
+        for name, largest in LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
 
     def validate_vocab_size(self) -> None:
         if self.vocab_size <= NUM_SPECIAL_IDS:

@@ -131,7 +131,7 @@ def test_a_truncated_model_is_named(folders, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("runs/none/model", "there is no folder {here}/runs/none/model; name one that"),
+        ("runs/none/model", "there is no folder {here}/runs/none/model; name one, or a model"),
         ("empty", "empty is no model folder, it has neither config.json nor adapter_config.json"),
     ],
 )

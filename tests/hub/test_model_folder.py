@@ -22,6 +22,7 @@ def test_a_model_folder_holds_weights_code_vocabulary_and_titles(tmp_path):
         "configuration_bert4rec.py",
         "model.safetensors",
         "modeling_bert4rec.py",
+        "neighbors.py",
         "objectives.py",
         "publishing.py",
         "titles.json",

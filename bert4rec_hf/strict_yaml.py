@@ -14,7 +14,7 @@ MAX_BYTES = 50_000
 """Reading so much takes less than a second."""
 
 MAX_DEPTH = 20
-MAX_NODES = 5_000
+MAX_NODES = 3_000
 """Names, values and collections of a file, counted together."""
 
 LARGEST_INTEGER = 2**63 - 1

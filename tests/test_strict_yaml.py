@@ -33,17 +33,17 @@ def test_the_committed_configs_are_read_as_pyyaml_reads_them():
         ("{a: " * 10_000, "line 1: nested more than 20 deep"),
         ("\n".join(" " * depth + "a:" for depth in range(300)), "nested more than 20 deep"),
         ("- " * 20_000, "line 1: nested more than 20 deep"),
-        ("[" + "1," * 20_000 + "]", "line 1: more than 5,000 names and values"),
+        ("[" + "1," * 20_000 + "]", "line 1: more than 3,000 names and values"),
         ("a: " + "x" * MAX_BYTES, "has 50,003 characters, at most 50,000 are read"),
         ("a: \0", "special characters are not allowed"),
         ("a: [", "line 1: "),
     ],
 )
 def test_what_settings_do_not_need_is_refused_within_a_second(text, message):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match=f"^oven.yaml .*{message}") as caught:
         load_yaml(text, "oven.yaml")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(str(caught.value)) < 300
 
 

@@ -76,10 +76,10 @@ def rewrite(path, change):
 
 
 def refuses(folder, message, load=load_model):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match=message) as caught:
         load(folder)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert str(folder) in str(caught.value)
 
 

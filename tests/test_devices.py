@@ -19,7 +19,7 @@ from bert4rec_hf.training.launch import check_sharding
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
-NUMBERS = {"one_gpu": 1, "multi_gpu": 4, "fsdp": 3, "two_cpu": 2}
+NUMBERS = {"one_cpu": 1, "one_gpu": 1, "multi_gpu": 4, "fsdp": 3, "two_cpu": 2}
 """Processes that are started; a file for several GPUs leaves the number to the command line."""
 
 
@@ -44,12 +44,13 @@ def test_accelerate_starts_what_a_file_says(path):
     parsed, environment = parse(path)
     assert parsed.num_processes == NUMBERS[path.stem]
     assert (parsed.multi_gpu, parsed.use_fsdp) == {
+        "one_cpu": (False, False),
         "one_gpu": (False, False),
         "multi_gpu": (True, False),
         "fsdp": (False, True),
         "two_cpu": (True, False),
     }[path.stem]
-    is_cpu = path.stem == "two_cpu"
+    is_cpu = path.stem in ("one_cpu", "two_cpu")
     assert parsed.use_cpu == is_cpu
     assert environment["ACCELERATE_MIXED_PRECISION"] == ("no" if is_cpu else "bf16")
     assert environment["ACCELERATE_DYNAMO_BACKEND"] == "NO"

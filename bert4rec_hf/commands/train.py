@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"error: {error}\n")
     if accelerator.is_main_process:
         print(render_summary(results))
-        print(f"{experiment.folder_name} folder: {options.output / experiment.folder_name}")
+        folder = options.output / experiment.folder_name
+        print(f"{experiment.folder_name} folder: {folder}")
+        print(f"next: bert4rec recommend {folder} ITEM ITEM …")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Whether one model is better than another, or the users and seeds just fell that way."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+
+from .evaluator import EvaluationConfig
+from .metrics import METRICS, user_gains
 
 COUNTS_AT_ONCE = 2**25
 """Numbers drawn and held at once: samples times users."""
@@ -73,3 +77,29 @@ def _judge(difference: float, samples: np.ndarray) -> PairedDifference:
     low, high = np.quantile(samples, [0.025, 0.975]).tolist()
     p_value = float(min(1.0, max(2 * tail, 1 / len(samples))))
     return PairedDifference(float(difference), (low, high), p_value)
+
+
+def find_differences(
+    ranks: np.ndarray, others: np.ndarray, config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
+    """Test what one model has more of each metric than another, on the same histories.
+
+    Args:
+        ranks: (seeds, histories)
+        others: (seeds, histories) of the other.
+        config: The metrics, and how often users are drawn.
+
+    Returns:
+        By `name@k`, the fields of PairedDifference.
+    """
+    metrics = [(name, k) for name in METRICS for k in config.ks]
+    gains = (
+        np.stack([user_gains(torch.as_tensor(each), name, k) for name, k in metrics])
+        for each in (ranks, others)
+    )
+    num_samples = 10 * config.num_bootstrap_samples
+    found = paired_bootstrap(*gains, num_samples=num_samples, seed=config.seed)
+    return {
+        f"{name}@{k}": difference._asdict()
+        for (name, k), difference in zip(metrics, found, strict=True)
+    }

@@ -14,11 +14,17 @@ from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.data.vocabulary import ordered_items, vocabulary_fingerprint
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, Scorer, evaluate_in_detail
+from bert4rec_hf.evaluation.evaluator import (
+    Evaluation,
+    EvaluationConfig,
+    Scorer,
+    evaluate_in_detail,
+)
 from bert4rec_hf.evaluation.experts import describe_experts
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
+from bert4rec_hf.evaluation.significance import find_differences
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.tuners import ILoraModel
@@ -41,8 +47,8 @@ def measure(
         base: Model that training began with, measured beside the baselines; an adapter knows its.
 
     Returns:
-        `test` and `validation` of the model, `baselines` on test, the `dataset`, the
-        `share_of_best` where it is known what is possible, and the `experts` of an iLoRA adapter.
+        `test` and `validation` of the model, `baselines` on test, what the model has
+        `beyond_item_knn` by a paired bootstrap, the `dataset`, the `share_of_best` where it is known what is possible, and the `experts` of an iLoRA adapter.
     """
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 
@@ -51,26 +57,29 @@ def measure(
             load_model(fetch_folder(name)), device_placement=True, evaluation_mode=True
         ).eval()
 
-    def on(split: str, contestant: Scorer) -> dict[str, Any]:
+    def on(split: str, contestant: Scorer) -> Evaluation:
         rows = getattr(dataset, split)
-        return evaluate_in_detail(contestant, rows, rows.targets, config, popularity).to_dict()
+        return evaluate_in_detail(contestant, rows, rows.targets, config, popularity)
 
     model = load(folder)
     scorer = ModelScorer(model)
+    test = on("test", scorer)
+    baselines = {
+        name: on("test", baseline(dataset.train, dataset.vocab_size))
+        for name, baseline in BASELINES.items()
+    }
+    ranks = (each.ranks.numpy()[None] for each in (test, baselines["item_knn"]))
+    if base := base or find_base(folder):
+        baselines = {"base_model": on("test", ModelScorer(load(base)))} | baselines
     results = {
         "dataset": dataset.statistics,
-        "test": on("test", scorer),
-        "validation": on("validation", scorer),
-        "baselines": {
-            name: on("test", baseline(dataset.train, dataset.vocab_size))
-            for name, baseline in BASELINES.items()
-        },
+        "test": test.to_dict(),
+        "validation": on("validation", scorer).to_dict(),
+        "baselines": {name: each.to_dict() for name, each in baselines.items()},
+        "beyond_item_knn": find_differences(*ranks, config),
     }
     if isinstance(getattr(model, "base_model", None), ILoraModel):
         results["experts"] = describe_experts(read_gates(model, dataset.test), dataset.test.lengths)
-    if base := base or find_base(folder):
-        before = {"base_model": on("test", ModelScorer(load(base)))}
-        results["baselines"] = before | results["baselines"]
     metrics = results["test"]["metrics"]
     # What is possible was worked out for this protocol.
     is_comparable = config.candidates == "full" and config.exclude_seen

@@ -155,7 +155,26 @@ def render_summary(results: dict[str, Any]) -> str:
         )
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")
+    if "beyond_item_knn" in results:
+        lines.append(f"verdict: {judge(results)}")
     return "\n".join(lines)
+
+
+LUCK = 0.05
+"""p-value from which a difference may be luck."""
+
+
+def judge(results: dict[str, Any], metric: str = "ndcg@10") -> str:
+    """Say whether the model is worth shipping: how it compares with item-kNN, untrained."""
+    found, knn = results["beyond_item_knn"][metric], results["baselines"]["item_knn"]["metrics"]
+    difference, p_value = found["difference"], found["p_value"]
+    by = f" by {abs(difference) / knn[metric]:.0%}" if knn[metric] else ""
+    test = f"{metric.replace('ndcg', 'NDCG')}, p = {p_value:.2g}"
+    if p_value >= LUCK:
+        return f"no significant difference from item-kNN ({test}); item-kNN is cheaper"
+    if difference > 0:
+        return f"beats item-kNN{by} ({test})"
+    return f"below item-kNN{by} ({test}); do not ship this model"
 
 
 def render_results_table(runs: Sequence[dict[str, Any]]) -> str:

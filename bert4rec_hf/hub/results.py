@@ -38,6 +38,9 @@ class RunResults(TypedDict):
     test: MeasuredSplit
     validation: MeasuredSplit
     baselines: dict[str, MeasuredSplit]
+    beyond_item_knn: NotRequired[dict[str, dict[str, Any]]]
+    """By `name@k`: difference, interval and p_value of a paired bootstrap; since version 0.2."""
+
     share_of_best: dict[str, float]
     experts: NotRequired[dict[str, Any]]
     device: dict[str, Any]

@@ -141,3 +141,21 @@ def test_the_summary_lines_up_model_and_baselines(results):
         "popularity     0.1234       0.0567   0.7500",
         "hit_rate@10: 54% of the best that any model can expect here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "verdict"),
+    [
+        (0.0105, 0.0002, "verdict: beats item-kNN by 5% (NDCG@10, p = 0.0002)"),
+        (
+            -0.0420,
+            0.01,
+            "verdict: below item-kNN by 20% (NDCG@10, p = 0.01); do not ship",
+        ),
+        (0.0105, 0.31, "verdict: no significant difference from item-kNN (NDCG@10, p = 0.31)"),
+    ],
+)
+def test_the_summary_ends_with_a_verdict(results, difference, p_value, verdict):
+    results["baselines"]["item_knn"] = evaluation(0.3, 0.21)
+    results["beyond_item_knn"] = {"ndcg@10": {"difference": difference, "p_value": p_value}}
+    assert render_summary(results).splitlines()[-1].startswith(verdict)

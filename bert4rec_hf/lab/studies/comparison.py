@@ -22,10 +22,10 @@ from bert4rec_hf.evaluation.evaluator import (
     split_groups,
 )
 from bert4rec_hf.evaluation.experts import describe_experts
-from bert4rec_hf.evaluation.metrics import METRICS, user_gains
+from bert4rec_hf.evaluation.metrics import user_gains
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
-from bert4rec_hf.evaluation.significance import paired_bootstrap
+from bert4rec_hf.evaluation.significance import find_differences
 from bert4rec_hf.experiment.measurement import check_vocabulary, read_gates, read_protocol
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.hub.results import read_results
@@ -190,29 +190,6 @@ def measure_run(
         merged = model.merge_and_unload(gate_weights=gates.mean(dim=0))
         summary["mean_gate_metrics"] = evaluate(merged).metrics
     return summary, evaluation
-
-
-def find_differences(
-    ranks: np.ndarray, others: np.ndarray, config: EvaluationConfig
-) -> dict[str, dict[str, Any]]:
-    """Test what one experiment has more of each metric than another.
-
-    Args:
-        ranks: (seeds, histories)
-        others: (seeds, histories) of the other.
-        config: The metrics, and how often users are drawn.
-    """
-    metrics = [(name, k) for name in METRICS for k in config.ks]
-    gains = (
-        np.stack([user_gains(torch.as_tensor(each), name, k) for name, k in metrics])
-        for each in (ranks, others)
-    )
-    num_samples = 10 * config.num_bootstrap_samples
-    found = paired_bootstrap(*gains, num_samples=num_samples, seed=config.seed)
-    return {
-        f"{name}@{k}": difference._asdict()
-        for (name, k), difference in zip(metrics, found, strict=True)
-    }
 
 
 def read_segments(path: Path, dataset: PreparedDataset) -> Groups:

@@ -295,16 +295,35 @@ def build_section(
     for key in settings:
         if key not in known:
             raise ValueError(unknown_name(f"{name}.{key}", kind.__name__, known))
-    for required in dataclasses.fields(kind):
-        has_default = (required.default, required.default_factory) != (dataclasses.MISSING,) * 2
-        if required.name in known and required.name not in settings and not has_default:
-            raise ValueError(f"{name}.{required.name} is missing and has no default; add it")
+    if missing := [f"{name}.{each}" for each in required_settings(kind, known) - settings.keys()]:
+        raise ValueError(missing_settings(missing))
     values = {key: _number(value, hints[key]) for key, value in settings.items()}
     check_finite_settings(values, name)
     try:
         return kind(**values, **given)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error.__cause__ or error}") from error
+
+
+def required_settings(kind: type, known: Sequence[str]) -> set[str]:
+    """Names among the known of the fields that have no default."""
+    no_default = (dataclasses.MISSING, dataclasses.MISSING)
+    fields = dataclasses.fields(kind)
+    return {
+        each.name for each in fields if (each.default, each.default_factory) == no_default
+    } & set(known)
+
+
+def missing_settings(names: Sequence[str]) -> str:
+    """Say which settings are to be added.
+
+    >>> missing_settings(["training.learning_rate", "data.dataset"])
+    'data.dataset and training.learning_rate are missing and have no default; add them'
+    """
+    *others, last = sorted(names)
+    if not others:
+        return f"{last} is missing and has no default; add it"
+    return f"{', '.join(others)} and {last} are missing and have no default; add them"
 
 
 def check_finite_settings(value: Any, name: str) -> None:

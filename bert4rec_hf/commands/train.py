@@ -2,7 +2,7 @@
 
 accelerate launch scripts/train.py configs/synthetic/bert4rec.yaml --output runs/synthetic
 
-Any setting of the file can be given anew: --training.learning_rate 1e-3 --model.hidden_size 128.
+Any setting of the file can be overridden: --training.learning_rate 1e-3 --model.hidden_size 128.
 With `base` and `adapter` sections in the file, a trained model folder is tuned further.
 Devices, mixed precision and torch.compile are chosen by the flags of accelerate launch.
 """
@@ -19,6 +19,7 @@ from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import run_experiment
 from bert4rec_hf.hub.card import render_summary
+from bert4rec_hf.training.run_folder import check_output
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("config", type=Path, help="one file of configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--name", help="of the run; that of the file if not given")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
         "--profile",
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options, settings = parser.parse_known_args(arguments)
     try:
-        experiment = load_experiment(options.config, settings)
+        experiment = load_experiment(options.config, settings, options.name)
+        check_output(options.output, is_resumed=options.resume)
         accelerator = build_accelerator(experiment, options.output)
         set_seed(experiment.training.seed, device_specific=True)
         results = run_experiment(

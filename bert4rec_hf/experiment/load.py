@@ -11,8 +11,10 @@ from bert4rec_hf.config import (
     DataConfig,
     TrainingConfig,
     build_section,
+    missing_settings,
     override,
     read_yaml,
+    required_settings,
     unknown_name,
 )
 from bert4rec_hf.evaluation.evaluator import EvaluationConfig
@@ -21,12 +23,15 @@ from .build import SMALLEST_VOCABULARY, build_collator, build_model
 from .spec import Experiment, check_initialization, check_metric, check_trackers
 
 
-def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    path: Path, arguments: Sequence[str] = (), name: str | None = None
+) -> Experiment:
     """Read an experiment file, settings of the command line over it.
 
     Args:
         path: One file of `configs/`.
         arguments: `--section.setting value` pairs.
+        name: Of the run; None names it after the file.
 
     Raises:
         ValueError: A section or setting is unknown, missing, mistyped or out of range.
@@ -41,12 +46,20 @@ def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
     }
     if "base" in sections:
         kinds["base"] = BaseConfig
-    for name in sections:
-        if name not in (known := [*kinds, "base", "adapter", "model"]):
-            raise ValueError(f"{path}: {unknown_name(name, 'an experiment', known)}")
+    for section in sections:
+        if section not in (known := [*kinds, "base", "adapter", "model"]):
+            raise ValueError(f"{path}: {unknown_name(section, 'an experiment', known)}")
+    missing = [
+        f"{section}.{setting}"
+        for section, kind in kinds.items()
+        for setting in required_settings(kind, vars(kind)["__annotations__"])
+        - sections.get(section, {}).keys()
+    ]
+    if missing:
+        raise ValueError(f"{path}: {missing_settings(missing)}")
     try:
         experiment = Experiment(
-            name=f"{path.resolve().parent.name}-{path.stem}",
+            name=name or name_of(path),
             adapter=sections.get("adapter", {}),
             model=sections.get("model", {}),
             **{key: build_section(kind, sections.get(key, {}), key) for key, kind in kinds.items()},
@@ -61,3 +74,13 @@ def load_experiment(path: Path, arguments: Sequence[str] = ()) -> Experiment:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return experiment
+
+
+def name_of(path: Path) -> str:
+    """Name a run after its file; in a folder of `configs/`, after the dataset and the file.
+
+    >>> name_of(Path("purchases.yaml")), name_of(Path("configs/beauty/bert4rec.yaml"))
+    ('purchases', 'beauty-bert4rec')
+    """
+    folder = path.resolve().parent
+    return f"{folder.name}-{path.stem}" if folder.parent.name == "configs" else path.stem

@@ -48,7 +48,8 @@ def measure(
 
     Returns:
         `test` and `validation` of the model, `baselines` on test, what the model has
-        `beyond_item_knn` by a paired bootstrap, the `dataset`, the `share_of_best` where it is known what is possible, and the `experts` of an iLoRA adapter.
+        `beyond_item_knn` by a paired bootstrap, the `dataset`, the `share_of_best` where it is
+        known what is possible, and the `experts` of an iLoRA adapter.
     """
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 

@@ -9,6 +9,22 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
+RUN_FILE = "run.json"
+
+
+def check_output(output: Path, *, is_resumed: bool) -> None:
+    """Refuse a folder that exists, or holds no run to resume.
+
+    Raises:
+        ValueError: It is such a folder.
+    """
+    if output.exists() and not is_resumed:
+        raise ValueError(
+            f"{output} exists; choose another --output, remove it, or continue it by --resume"
+        )
+    if is_resumed and not (output / RUN_FILE).exists():
+        raise ValueError(f"{output} holds no run to resume: {RUN_FILE} is missing")
+
 
 def open_output(
     output: Path, identity: dict[str, Any], accelerator: Accelerator, *, is_resumed: bool
@@ -24,13 +40,8 @@ def open_output(
     Raises:
         ValueError: It is not so, or the folder holds another run.
     """
-    path = output / "run.json"
-    if output.exists() and not is_resumed:
-        raise ValueError(
-            f"{output} exists; choose another --output, remove it, or go on with it by --resume"
-        )
-    if is_resumed and not path.exists():
-        raise ValueError(f"{output} holds no run to resume: {path.name} is missing")
+    path = output / RUN_FILE
+    check_output(output, is_resumed=is_resumed)
     if is_resumed:
         before, now = _join_batches(json.loads(path.read_text())), _join_batches(identity)
         if changes := describe_changes(before, now):

@@ -1,8 +1,4 @@
-"""Interactions, checked and filtered, become one history per user, ordered by time.
-
-A reader hands over a lazy frame with the columns `user` and `item`, and where the source has them
-`timestamp`, `rating` and `split`. It is read out of core; what is kept in memory is numbers.
-"""
+"""Interactions in the order of time become one history per user."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -11,7 +7,7 @@ import numpy as np
 import polars as pl
 from huggingface_hub.dataclasses import strict
 
-from .histories import SPLIT_NAMES
+from .names import MISSING
 from .synthetic import SyntheticConfig
 from .vocabulary import FIRST_ITEM_ID
 
@@ -21,7 +17,7 @@ from .vocabulary import FIRST_ITEM_ID
 class PreparationConfig:
     """What is kept of a source, and who trains, validates and tests.
 
-    An empty text or a 0 means that a choice is not made use of.
+    An empty text or list, None or a 0 means that a choice is not made use of.
     """
 
     vocabulary: str = ""
@@ -31,8 +27,8 @@ class PreparationConfig:
     min_interactions: int = 0
     """Users and items with fewer are dropped, again and again until none is left (k-core)."""
 
-    min_rating: float | int = 0
-    """Interactions rated lower are dropped first."""
+    min_rating: float | int | None = None
+    """Interactions rated lower are dropped first; 0 is a threshold like others."""
 
     duplicates: Literal["keep_all", "keep_first", "keep_last"] = "keep_all"
     """Which of the interactions of one user with one item stay, in the order of time."""
@@ -52,11 +48,19 @@ class PreparationConfig:
     test_time: str = ""
     """Where the test begins, for temporal."""
 
+    test_last: str = ""
+    """In place of test_time: how much time at the end tests, like 1d; as much before it validates,
+    if no validation_time is given."""
+
+    gap: str = ""
+    """How much time right before validation is not trained on, like 12h, for temporal."""
+
     seed: int = 0
     """Of all draws."""
 
     user_column: str = "user"
-    """For the sources csv, jsonl and parquet, as the next three."""
+    """For the sources csv, jsonl, parquet and recbole, as the next three; empty for sequences whose
+    lines hold no user."""
 
     item_column: str = "item"
     timestamp_column: str = "timestamp"
@@ -65,8 +69,51 @@ class PreparationConfig:
     rating_column: str = "rating"
     """Only read if min_rating is given."""
 
+    where: list[str] = field(default_factory=list)
+    """Rows that are read, as `column=value` or `column!=value`: of several values of one column any
+    will do, of several columns all must hold."""
+
+    explode: str = ""
+    """A column of lists, for jsonl and parquet: each entry becomes a row, and the fields of entries
+    that are objects become columns."""
+
+    order: Literal["time", "file"] = "time"
+    """What orders a history; a source without times needs the order of the file."""
+
+    timestamp_format: str = ""
+    """A unit (seconds, milliseconds, microseconds, nanoseconds) or a pattern of strptime; if not
+    given, units are recognized by their size, and dates by ISO 8601."""
+
+    allow_zero_timestamps: bool = False
+    """Whether 0 is a time, not a missing one."""
+
+    allow_negative_timestamps: bool = False
+    """Whether there are times before 1970."""
+
+    missing: list[str] = field(default_factory=lambda: list(MISSING))
+    """Texts that say that there is nothing; what is blank is always missing."""
+
+    drop_incomplete: bool = False
+    """Whether rows without user, item, timestamp or needed rating are dropped and counted, rather
+    than refused."""
+
+    separator: str = ""
+    """Between the columns of csv and recbole, where it is not the usual one."""
+
+    quote: str = '"'
+    """Around fields of csv that contain the separator; empty where quotes are part of the text."""
+
+    header: list[str] = field(default_factory=list)
+    """Names of the columns of a csv file without header."""
+
+    encoding: str = ""
+    """Of a text file that is not in UTF-8."""
+
     titles: str = ""
     """A file of item titles, where the reader does not find it beside the source."""
+
+    title_column: str = ""
+    """Where titles stand, in the file of titles or in that of a generic source."""
 
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """For the source synthetic."""
@@ -117,114 +164,6 @@ class Interactions(NamedTuple):
         return np.diff(self.offsets)
 
 
-def collect_interactions(
-    raw: pl.LazyFrame, ticks_per_second: int = 1, name: str = "the source"
-) -> pl.DataFrame:
-    """Read a source out of core, check every row, and order all by time.
-
-    Args:
-        raw: One row per interaction; numbers may still be texts.
-        ticks_per_second: Unit of the timestamps.
-        name: What messages call the source.
-
-    Returns:
-        `user` and `item` as categories, `timestamp` in seconds, and `rating` and `split` where
-        given; rows with equal timestamps, or without, keep the order of the file.
-
-    Raises:
-        ValueError: There is no row, a user or item has no name, or a number is none.
-    """
-    columns = raw.collect_schema().names()
-    numbers = [column for column in ("timestamp", "rating") if column in columns]
-    faults = find_faults(numbers)
-    frame = raw.select(
-        pl.col("user", "item").cast(pl.String),
-        pl.col(numbers).cast(pl.Float64, strict=False),
-        pl.col("^split$").cast(pl.Enum(SPLIT_NAMES)),
-        fault=pl.coalesce(
-            *(pl.when(fault).then(pl.lit(i, pl.UInt8)) for i, fault in enumerate(faults.values())),
-        ),
-    )
-    # A dictionary of its own for each column, so that codes begin at 0.
-    dictionaries = [
-        pl.col(c).cast(pl.Categorical(pl.Categories.random())) for c in ("user", "item")
-    ]
-    frame = frame.with_columns(*dictionaries).collect(engine="streaming")
-    if frame.is_empty():
-        raise ValueError(f"{name} has no interactions")
-    check_rows(frame["fault"], list(faults), raw, name)
-    frame = frame.drop("fault")
-    if "timestamp" not in columns:
-        return frame
-    frame = frame.with_columns(pl.col("timestamp") / ticks_per_second)
-    return frame.sort("timestamp", maintain_order=True)
-
-
-def find_faults(numbers: list[str]) -> dict[str, pl.Expr]:
-    """What can be wrong with a row, and how to see it."""
-    faults = {
-        f"has no {column}": pl.col(column).cast(pl.String).fill_null("").str.strip_chars() == ""
-        for column in ("user", "item")
-    }
-    for column in numbers:
-        number = pl.col(column).cast(pl.Float64, strict=False)
-        faults[f"has a {column} that is not a number"] = ~number.is_finite().fill_null(False)
-    if "timestamp" in numbers:
-        seconds = pl.col("timestamp").cast(pl.Float64, strict=False)
-        faults["has a negative timestamp"] = seconds < 0
-    return faults
-
-
-def check_rows(fault: pl.Series, messages: list[str], raw: pl.LazyFrame, name: str) -> None:
-    """Show the first row that cannot be used."""
-    is_faulty = fault.is_not_null()
-    if not is_faulty.any():
-        return
-    row = is_faulty.arg_max()
-    found = raw.slice(row, 1).collect(engine="streaming").row(0, named=True)
-    raise ValueError(
-        f"interaction {row + 1} of {name} {messages[fault[row]]}: {found}; "
-        f"{is_faulty.sum():,} of {len(fault):,} interactions cannot be used, mend or remove them"
-    )
-
-
-def drop_unknown_items(interactions: pl.DataFrame, catalog: pl.Series | None) -> pl.DataFrame:
-    """Keep the interactions with items of a catalog; None keeps all."""
-    if catalog is None:
-        return interactions
-    return interactions.filter(pl.col("item").cast(pl.String).is_in(catalog.implode()))
-
-
-def drop_low_ratings(interactions: pl.DataFrame, min_rating: float) -> pl.DataFrame:
-    """Keep what was rated min_rating or higher; 0 keeps all."""
-    if not min_rating:
-        return interactions
-    if "rating" not in interactions.columns:
-        raise ValueError(f"min_rating is {min_rating}, but the source has no ratings; leave it out")
-    return interactions.filter(pl.col("rating") >= min_rating)
-
-
-def drop_duplicates(interactions: pl.DataFrame, duplicates: str) -> pl.DataFrame:
-    """Keep all, the first or the last of the interactions of a user with the same item."""
-    if duplicates == "keep_all":
-        return interactions
-    keep = duplicates.removeprefix("keep_")
-    return interactions.unique(["user", "item"], keep=keep, maintain_order=True)
-
-
-def filter_k_core(interactions: pl.DataFrame, min_interactions: int) -> pl.DataFrame:
-    """Drop users and items with fewer interactions, until none is left that has fewer."""
-    users, items = codes(interactions["user"]), codes(interactions["item"])
-    rows = np.arange(interactions.height)
-    while True:
-        left_users, left_items = users[rows], items[rows]
-        enough = np.bincount(left_users)[left_users] >= min_interactions
-        enough &= np.bincount(left_items)[left_items] >= min_interactions
-        if enough.all():
-            return interactions[rows]
-        rows = rows[enough]
-
-
 def build_histories(interactions: pl.DataFrame, catalog: pl.Series | None = None) -> Interactions:
     """Number users and items by name, and lay the histories end to end.
 
@@ -272,6 +211,18 @@ def count_distinct(interactions: pl.DataFrame) -> dict[str, int]:
         **{key: int((np.bincount(codes(name)) > 0).sum()) for key, name in names.items()},
         "interactions": interactions.height,
     }
+
+
+def count_copies(interactions: Interactions) -> int:
+    """Count interactions that repeat another one, the same user, item and time."""
+    times = interactions.timestamps
+    if times is None:
+        return 0
+    owners = np.repeat(np.arange(len(interactions.users), dtype=np.int32), interactions.lengths)
+    is_tied = (np.diff(times) == 0) & (np.diff(owners) == 0)
+    tied = np.flatnonzero(np.append(is_tied, False) | np.append(False, is_tied))
+    columns = {"user": owners[tied], "item": interactions.ids[tied], "time": times[tied]}
+    return len(tied) - pl.DataFrame(columns).n_unique()
 
 
 def measure_interactions(interactions: Interactions) -> dict[str, Any]:

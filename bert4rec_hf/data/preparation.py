@@ -8,6 +8,7 @@ titles where the source has them, everything that was measured, and a dataset ca
 
 import hashlib
 import json
+import lzma
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -23,21 +24,22 @@ import polars as pl
 import pyarrow as pa
 
 from .dataset_card import render_card
+from .filters import apply_filters
 from .histories import SPLIT_NAMES, Histories
 from .interactions import (
+    Interactions,
     PreparationConfig,
     build_histories,
-    collect_interactions,
+    count_copies,
     count_distinct,
-    drop_duplicates,
-    drop_low_ratings,
-    drop_unknown_items,
-    filter_k_core,
     measure_interactions,
 )
-from .sources import SOURCES, RawInteractions
+from .names import near_misses
+from .options import check_settings
+from .reading import RawInteractions, collect_interactions
+from .sources import SOURCES
 from .splits import SPLITS, split_interactions
-from .titles import read_titles
+from .titles import MissingColumnsError, read_titles
 from .vocabulary import (
     FIRST_ITEM_ID,
     build_vocabulary,
@@ -45,6 +47,17 @@ from .vocabulary import (
     load_vocabulary,
     vocabulary_fingerprint,
 )
+
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeError,
+    zlib.error,
+    lzma.LZMAError,
+    pa.ArrowException,
+    pl.exceptions.PolarsError,
+)
+"""What libraries raise at a damaged file."""
 
 
 def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
@@ -75,24 +88,29 @@ def prepare_dataset(
     check_request(source, path, output, config)
     with refusing_unreadable(path):
         raw = SOURCES[source](path, config)
-        frame = raw.frame if config.min_rating else raw.frame.drop("rating", strict=False)
-        frame = collect_interactions(frame, raw.ticks_per_second, path.name if path else source)
-    before = count_distinct(frame)
+        collected = collect_interactions(raw, config, path.name if path else source)
+    before = count_distinct(collected.frame)
     catalog = read_catalog(config.vocabulary) if config.vocabulary else None
-    frame, dropped = apply_filters(frame, config, catalog)
+    notes = collected.notes + compare_names(collected.frame["item"], catalog)
+    frame, dropped = apply_filters(collected.frame, config, catalog)
+    dropped = collected.dropped | dropped
     interactions = build_histories(frame, catalog)
     items = interactions.items.to_list()
-    split, histories = split_interactions(interactions, config)
-    titles = find_titles(raw, items, config)
+    with explaining_dropped(dropped, notes):
+        split, histories = split_interactions(interactions, config)
+    titles, title_notes = find_titles(raw, collected.titles, items, config)
     statistics = {
         "source": source,
         "file": path.name if path else None,
         "settings": used_settings(source, config),
+        "rows": before["interactions"] + sum(collected.dropped.values()),
         "before": before,
         **measure_interactions(interactions),
         "dropped": dropped | {"being in no part of the split": frame.height - split.count_used()},
         "left_out": split.left_out,
         **measure_histories(histories, len(items)),
+        "repeated": count_repeated(interactions, histories),
+        "notes": notes + title_notes,
         "titles": len(titles),
         "vocabulary_fingerprint": vocabulary_fingerprint(items),
         "fingerprint": dataset_fingerprint(items, histories),
@@ -120,6 +138,7 @@ def check_request(source: str, path: Path | None, output: Path, config: Preparat
         raise ValueError(f"the source {source} needs the path of its file")
     if path is not None and source == "synthetic":
         raise ValueError(f"the source synthetic reads no file, got {path}")
+    check_settings(source, config)
     if config.titles and not Path(config.titles).is_file():
         raise FileNotFoundError(f"there is no file of titles {config.titles}")
 
@@ -131,7 +150,7 @@ def refusing_unreadable(path: Path | None) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pl.exceptions.PolarsError) as error:
+    except READ_ERRORS as error:
         raise ValueError(
             f"{path} cannot be read to its end: {error}; is it complete, and of this source?"
         ) from error
@@ -150,46 +169,71 @@ def read_catalog(folder: str) -> pl.Series:
     return pl.Series(catalog_items(load_vocabulary(folder)))
 
 
-def apply_filters(
-    frame: pl.DataFrame, config: PreparationConfig, catalog: pl.Series | None
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Drop what the config does not want, and count the interactions dropped by each setting."""
-    filters = {
-        "vocabulary": lambda frame, _: drop_unknown_items(frame, catalog),
-        "min_rating": drop_low_ratings,
-        "duplicates": drop_duplicates,
-        "min_interactions": filter_k_core,
-    }
-    dropped = {}
-    for setting, keep in filters.items():
-        value = getattr(config, setting)
-        left = keep(frame, value)
-        if left.is_empty():
-            raise ValueError(
-                f"{setting}={value} leaves none of the {frame.height:,} interactions; "
-                f"{'is it that of other items?' if setting == 'vocabulary' else 'lower it'}"
-            )
-        dropped[setting] = frame.height - left.height
-        frame = left
-    return frame, dropped
+def compare_names(items: pl.Series, catalog: pl.Series | None) -> list[str]:
+    """Warn of items that a given catalog would have, were they written as they are there."""
+    if catalog is None:
+        return []
+    unknown = items.unique().cast(pl.String)
+    unknown = unknown.filter(~unknown.is_in(catalog.implode()))
+    found = near_misses(unknown, catalog)
+    if found.is_empty():
+        return []
+    name, item = found.sort("name").row(0)
+    return [
+        f"warning: {found.height:,} items are not in the vocabulary, but for zeros at the "
+        f"beginning, .0 or blanks would be, such as {name!r} and its {item!r}"
+    ]
+
+
+@contextmanager
+def explaining_dropped(dropped: dict[str, int], notes: list[str]) -> Iterator[None]:
+    """Say of a split that fails what was dropped before."""
+    try:
+        yield
+    except ValueError as error:
+        counts = [f"{count:,} by {reason}" for reason, count in dropped.items() if count]
+        told = [f"interactions dropped before: {', '.join(counts) or 'none'}", *notes]
+        raise ValueError("; ".join([str(error), *told])) from error
 
 
 def find_titles(
-    raw: RawInteractions, items: list[str], config: PreparationConfig
-) -> dict[str, str]:
-    """Read the titles from the file that the config names, or that lies beside the source."""
+    raw: RawInteractions, of_rows: pl.DataFrame, items: list[str], config: PreparationConfig
+) -> tuple[dict[str, str], list[str]]:
+    """Read the titles from the file that the config names, or that lies beside the source.
+
+    Args:
+        raw: Knows where titles may be.
+        of_rows: `item` and `title`, as the rows of the source told them.
+        items: Those that are asked for.
+        config: Names a file or a column.
+
+    Returns:
+        Item → title, and what a user should know.
+    """
     beside = [path for path in raw.titles if path.is_file()]
     path = Path(config.titles) if config.titles else beside[0] if beside else None
     if path is None:
-        return {}
+        if config.title_column and not of_rows.height:
+            raise ValueError(
+                f"title_column={config.title_column}: there is no file of titles; name it by titles"
+            )
+        known = dict(of_rows.iter_rows())
+        titles = {item: " ".join(known[item].split()) for item in items if known.get(item)}
+        return {item: title for item, title in titles.items() if title}, []
+    columns = {"item_column": config.item_column, "title_column": config.title_column}
     with refusing_unreadable(path):
-        titles = read_titles(path, items)
+        try:
+            titles = read_titles(path, items, **columns)
+        except MissingColumnsError as error:
+            if config.titles or config.title_column:
+                raise
+            return {}, [f"warning: no titles: {error}"]
     if config.titles and not titles:
         raise ValueError(
             f"{path.name} has a title for none of the {len(items):,} items, the first is "
             f"{items[0]!r}; does it belong to the source?"
         )
-    return titles
+    return titles, [] if titles else [f"warning: {path.name} has a title for none of the items"]
 
 
 def used_settings(source: str, config: PreparationConfig) -> dict[str, Any]:
@@ -212,6 +256,17 @@ def measure_histories(histories: dict[str, Histories], num_items: int) -> dict[s
     for name in ("validation", "test"):
         parts[name]["targets not in train"] = int((~is_trained[histories[name].targets]).sum())
     return {"splits": parts, "items_not_in_train": num_items - int(is_trained.sum())}
+
+
+def count_repeated(interactions: Interactions, histories: dict[str, Histories]) -> dict[str, int]:
+    """Count exact copies, and the targets that their own history holds already."""
+    targets = {}
+    for name in ("validation", "test"):
+        part = histories[name]
+        hits = np.flatnonzero(np.repeat(part.targets, part.lengths) == part.values)
+        owners = np.searchsorted(part.offsets, hits, side="right")
+        targets[f"{name} targets seen before"] = len(np.unique(owners))
+    return {"exact copies": count_copies(interactions), **targets}
 
 
 def dataset_fingerprint(items: list[str], histories: dict[str, Histories]) -> str:

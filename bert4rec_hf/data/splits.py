@@ -12,6 +12,7 @@ import numpy as np
 
 from .histories import SPLIT_NAMES, Histories
 from .interactions import Interactions, PreparationConfig
+from .times import read_duration, write_date
 
 
 class Prefixes(NamedTuple):
@@ -67,14 +68,24 @@ def split_interactions(
     split = SPLITS[config.split](interactions, config)
     histories = {}
     for name, prefixes in zip(SPLIT_NAMES, split, strict=False):
-        if len(prefixes.users) == 0:
+        if len(prefixes.users) == 0 and config.split != "none":
+            left_out = ", ".join(f"{reason}: {n:,}" for reason, n in split.left_out.items() if n)
             raise ValueError(
                 f"the split {config.split} leaves no history for {name}: the longest of "
                 f"{len(interactions.users):,} users has {interactions.lengths.max():,} "
-                f"interactions; users not held out: {split.left_out}"
+                f"interactions{_time_range(interactions)}; users not held out: "
+                f"{left_out or 'none'}"
             )
         histories[name] = prefixes.copy_from(interactions, has_targets=name != "train")
     return split, histories
+
+
+def none(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Train on everything, for a model that is shipped; nothing validates or tests it."""
+    lengths = interactions.lengths
+    nobody = np.zeros(len(lengths), dtype=bool)
+    empty = Prefixes.where(nobody, lengths)
+    return Split(train=Prefixes.where(~nobody, lengths), validation=empty, test=empty, left_out={})
 
 
 def leave_one_out(interactions: Interactions, config: PreparationConfig) -> Split:
@@ -103,27 +114,50 @@ def leave_one_out(interactions: Interactions, config: PreparationConfig) -> Spli
 def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
     """Divide past from future at two points in time that are the same for all users.
 
-    Training sees what happened before `validation_time`. A user validates with the first
-    interaction from then on, if it comes before `test_time`, and tests with the first from
-    `test_time` on; everything the user did before the target is the model's input.
+    Training sees what happened before `validation_time`, without the `gap` right before it. A user
+    validates with the first interaction from then on, if it comes before `test_time`, and tests
+    with the first from `test_time` on; everything the user did before the target is the model's
+    input.
     """
     if interactions.timestamps is None:
         raise ValueError("the split temporal needs timestamps, and the source has only an order")
-    validation_time = _seconds(config.validation_time, "validation_time")
-    test_time = _seconds(config.test_time, "test_time")
+    validation_time, test_time = _borders(interactions, config)
     if not validation_time < test_time:
         raise ValueError(
-            f"validation_time must come before test_time, got {config.validation_time} and "
-            f"{config.test_time}"
+            f"validation_time must come before test_time, got {write_date(validation_time)} and "
+            f"{write_date(test_time)}"
         )
     before_validation = _count_before(interactions, validation_time)
     before_test = _count_before(interactions, test_time)
-    return _hold_out_next(
+    split = _hold_out_next(
         before_validation,
         before_test,
         validates=before_validation < before_test,
         tests=before_test < interactions.lengths,
     )
+    if not config.gap:
+        return split
+    trained = _count_before(interactions, validation_time - read_duration(config.gap, "gap"))
+    return split._replace(train=Prefixes.where(trained > 0, trained))
+
+
+def _borders(interactions: Interactions, config: PreparationConfig) -> tuple[float, float]:
+    """Find where validation and test begin: where the config says, or so long before the end."""
+    if not config.test_last:
+        return _seconds(config.validation_time, "validation_time"), _seconds(
+            config.test_time, "test_time"
+        )
+    if config.test_time:
+        raise ValueError(
+            f"test_time={config.test_time} and test_last={config.test_last} both say where the "
+            "test begins; give one of them"
+        )
+    span = read_duration(config.test_last, "test_last")
+    # Open at its beginning, so that the last moment belongs to the test.
+    test_time = np.nextafter(interactions.timestamps.max() - span, np.inf)
+    if config.validation_time:
+        return _seconds(config.validation_time, "validation_time"), test_time
+    return test_time - span, test_time
 
 
 def by_user(interactions: Interactions, config: PreparationConfig) -> Split:
@@ -223,6 +257,14 @@ def _count_before(interactions: Interactions, time: float) -> np.ndarray:
     return np.diff(counts[interactions.offsets])
 
 
+def _time_range(interactions: Interactions) -> str:
+    """Tell from when to when the interactions reach."""
+    times = interactions.timestamps
+    if times is None:
+        return ""
+    return f", and times reach from {write_date(times.min())} to {write_date(times.max())}"
+
+
 def _seconds(time: str, setting: str) -> float:
     """Read unix seconds, or an ISO date or time, which is taken as UTC unless it says otherwise."""
     try:
@@ -243,4 +285,5 @@ SPLITS: dict[str, Callable[[Interactions, PreparationConfig], Split]] = {
     "temporal": temporal,
     "by_user": by_user,
     "given": given,
+    "none": none,
 }

@@ -1,89 +1,103 @@
 """Titles of items, from the files that public datasets bring beside their interactions."""
 
-import ast
-import csv
-import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import polars as pl
 
+from .files import NotUtf8Error
+from .json_lines import JsonLines
+from .parquet import Parquet
+from .rows import Table
+from .separated import SeparatedText
 
-def read_titles(path: Path, items: Iterable[str]) -> dict[str, str]:
+
+class MissingColumnsError(ValueError):
+    """A file of titles has no column of items, or none of titles."""
+
+
+def read_titles(
+    path: Path, items: Collection[str], item_column: str = "", title_column: str = ""
+) -> dict[str, str]:
     """Read the titles of the given items from a file whose name says its format.
 
     Args:
-        path: Plain or gzipped; `.json` or `.jsonl`, or an ending of TITLE_TABLES.
+        path: May be compressed; `.json`, `.jsonl`, `.parquet`, or an ending of TITLE_TABLES.
         items: Raw items; those without a title are left out of the result.
+        item_column: Looked for before ITEM_COLUMNS.
+        title_column: In place of TITLE_COLUMNS.
+
+    Raises:
+        MissingColumnsError: There is no column of items or titles.
+        ValueError: The file cannot be read, or its format is unknown.
     """
-    name = path.name.removesuffix(".gz")
+    try:
+        return _collect_titles(open_table(path, ""), items, item_column, title_column)
+    except NotUtf8Error:
+        # As the older files of MovieLens are.
+        table = open_table(path, "iso-8859-1")
+        return _collect_titles(table, items, item_column, title_column)
+
+
+def open_table(path: Path, encoding: str) -> Table:
+    """Describe a file of titles by the ending of its name."""
+    name = path.name
+    for ending in (".gz", ".bz2", ".xz", ".zst"):
+        name = name.removesuffix(ending)
+    if name.endswith((".json", ".jsonl")):
+        return JsonLines(path=path, encoding=encoding)
+    if name.endswith(".parquet"):
+        return Parquet(path=path)
     tables = [table for ending, table in TITLE_TABLES.items() if name.endswith(ending)]
-    if tables:
-        rows = titles_from_table(path, *tables[0])
-    elif name.endswith((".json", ".jsonl")):
-        rows = titles_from_json_lines(path)
-    else:
-        endings = ", ".join([*TITLE_TABLES, ".json", ".jsonl"])
+    if not tables:
+        endings = ", ".join([*TITLE_TABLES, ".json", ".jsonl", ".parquet"])
         raise ValueError(f"titles are read from files that end with {endings}, got {path.name}")
-    titles = {item: " ".join(title.split()) for item, title in rows if title}
+    separator, header = tables[0]
+    table = SeparatedText(
+        path=path, separator=separator, quote='"' if separator == "," else "", encoding=encoding
+    )
+    if not header:
+        return table
+    others = len(table.first_line.split(separator)) - len(header)
+    names = (*header, *(f"column {number}" for number in range(others)))
+    return SeparatedText(path=path, separator=separator, names=names, encoding=encoding)
+
+
+def _collect_titles(
+    table: Table, items: Collection[str], item_column: str, title_column: str
+) -> dict[str, str]:
+    """Read items and titles; of several titles of an item, the last one counts."""
+    plain = {name.split(":")[0]: name for name in reversed(table.columns)}
+    item_names = [name for name in (item_column, *ITEM_COLUMNS) if name in plain]
+    title_names = (title_column,) if title_column else TITLE_COLUMNS
+    title_names = [name for name in title_names if name in plain]
+    if not (item_names and title_names):
+        raise MissingColumnsError(
+            f"{table.path.name} needs one of the columns {', '.join(ITEM_COLUMNS)} and one of "
+            f"{title_column or ', '.join(TITLE_COLUMNS)}; its columns are "
+            f"{', '.join(map(repr, table.columns))}; name them by item_column and title_column"
+        )
+    columns = {f"item {place}": plain[name] for place, name in enumerate(item_names)}
+    wanted = set(items)
+    titles: dict[str, str] = {}
+    for item, title in _read_pairs(table, columns, plain[title_names[0]]):
+        if item in wanted and title:
+            titles[item] = " ".join(title.split())
     return {item: titles[item] for item in items if titles.get(item)}
 
 
-def titles_from_table(
-    path: Path, separator: str, header: list[str] | None
-) -> Iterator[tuple[str, str]]:
-    """Read pairs of item and title from separated columns.
-
-    Args:
-        path: UTF-8, or ISO-8859-1 as in the older MovieLens files.
-        separator: A comma goes together with quotes.
-        header: Names of the columns where the file has none.
-    """
-    data = path.read_bytes()
-    data = gzip.decompress(data) if path.suffix == ".gz" else data
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("iso-8859-1")
-    lines = text.replace("\r\n", "\n").split("\n")
-    rows = csv.reader(lines) if separator == "," else (line.split(separator) for line in lines)
-    header = header or [name.split(":")[0] for name in next(rows)]
-    item = next((place for place, name in enumerate(header) if name in ITEM_COLUMNS), None)
-    title = next((place for place, name in enumerate(header) if name in TITLE_COLUMNS), None)
-    if item is None or title is None:
-        raise ValueError(
-            f"{path.name} needs one of the columns {', '.join(ITEM_COLUMNS)} and one of "
-            f"{', '.join(TITLE_COLUMNS)}; its columns are {', '.join(map(repr, header))}"
-        )
-    return ((row[item], row[title]) for row in rows if len(row) > max(item, title))
+def _read_pairs(
+    table: Table, columns: dict[str, str], title: str
+) -> Iterator[tuple[str | None, str | None]]:
+    """Read pairs of item and title; the item is the first of the columns that is not empty."""
+    for block in table.read(columns | {"title": title}):
+        block = block.cast(dict.fromkeys([*columns, "title"], pl.String))
+        item = pl.coalesce(*columns).str.strip_chars()
+        yield from block.select(item, "title").iter_rows()
 
 
-def titles_from_json_lines(path: Path) -> Iterable[tuple[str, str]]:
-    """Read pairs of item and title from Amazon's metadata, which in 2014 is Python literals."""
-    open_text = gzip.open if path.suffix == ".gz" else Path.open
-    with open_text(path, "rt", encoding="utf-8") as file:
-        if file.readline().startswith("{'"):
-            file.seek(0)
-            return [read_literal(line, path) for line in file]
-    columns = dict.fromkeys(["parent_asin", "asin", "title"], pl.String)
-    lines = pl.scan_ndjson(path.resolve().as_uri(), schema=columns)
-    item = pl.coalesce("parent_asin", "asin")
-    return lines.select(item, "title").collect(engine="streaming").iter_rows()
-
-
-def read_literal(line: str, path: Path) -> tuple[str, str]:
-    """Read item and title from one line of Python."""
-    try:
-        record = ast.literal_eval(line)
-        return record["asin"], record.get("title", "")
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path.name} has a line that is no dict with 'asin': {line[:80]!r}; is it complete?"
-        ) from error
-
-
-ITEM_COLUMNS = ("item", "item_id", "movieId")
-TITLE_COLUMNS = ("title", "movie_title")
+ITEM_COLUMNS = ("item", "item_id", "movieId", "parent_asin", "asin")
+TITLE_COLUMNS = ("title", "movie_title", "movie_name", "book_title", "name", "item_name")
 TITLE_TABLES = {
     "movies.dat": ("::", ["item", "title"]),
     "u.item": ("|", ["item", "title"]),

@@ -41,9 +41,10 @@ def build_vocabulary(items: Sequence[str]) -> PreTrainedTokenizerFast:
     """
     check_items(items)
     ids = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *items])}
-    # No unknown token: every id that is not padding or mask is an item that can be recommended.
+    # No unknown token: every id that is not padding or mask is an item that can be recommended. If
+    # none is named, tokenizers takes an item "<unk>" for it.
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(ids)),
+        tokenizer_object=Tokenizer(WordLevel(ids, unk_token="")),
         pad_token=PAD_TOKEN,
         mask_token=MASK_TOKEN,
         split_special_tokens=True,  # an item may contain "[MASK]"

@@ -5,6 +5,8 @@ Use:
     metric.compute(predictions=[["dune", "alien"]], references=["alien"], k=[1, 2])
 """
 
+from typing import Any
+
 # One plain import per line: the import scanner of `evaluate` understands nothing else.
 import datasets
 import evaluate
@@ -26,28 +28,41 @@ Returns:
 """
 
 
+def _as_texts(items: Any) -> Any:
+    """Write items as texts, in lists as deep as they come; arrays and tensors become lists."""
+    items = items.tolist() if hasattr(items, "tolist") else items
+    return [_as_texts(item) for item in items] if isinstance(items, list | tuple) else str(items)
+
+
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
 class RankingMetric(evaluate.Metric):
     """Metrics of ranked lists."""
 
     def _info(self) -> evaluate.MetricInfo:
-        features = [
-            datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value(item_type)),
-                    "references": datasets.Value(item_type),
-                }
-            )
-            for item_type in ("int64", "string")
-        ]
+        # Texts alone: with integers as a choice, datasets reads "0108" and "108" as the same item.
+        features = datasets.Features(
+            {
+                "predictions": datasets.Sequence(datasets.Value("string")),
+                "references": datasets.Value("string"),
+            }
+        )
         return evaluate.MetricInfo(
             description=_DESCRIPTION, citation="", inputs_description=_INPUTS, features=features
         )
 
+    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+        """Add one history."""
+        super().add(prediction=_as_texts(prediction), reference=_as_texts(reference), **others)
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+        """Add histories."""
+        predictions, references = _as_texts(predictions), _as_texts(references)
+        super().add_batch(predictions=predictions, references=references, **others)
+
     def _compute(
         self,
-        predictions: list[list[int]] | list[list[str]],
-        references: list[int] | list[str],
+        predictions: list[list[str]],
+        references: list[str],
         k: int | list[int],
     ) -> dict[str, float]:
         ks = [k] if isinstance(k, int) else list(k)

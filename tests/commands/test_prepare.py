@@ -51,7 +51,7 @@ def test_settings_reach_the_preparation(monkeypatch, tmp_path, capsys):
 
 
 def test_a_file_with_named_columns_is_read(monkeypatch, tmp_path):
-    rows = "".join(f"{user};x{n},{n}\n" for user in "ab" for n in range(3))
+    rows = "".join(f"{user};x{n},{n}\n" for user in "ab" for n in range(1, 4))
     (tmp_path / "any.csv").write_text(f"who;what,when\n{rows}".replace(";", ","))
     columns = ["--user-column", "who", "--item-column", "what", "--timestamp-column", "when"]
     run(monkeypatch, "csv", tmp_path / "any.csv", "--output", tmp_path / "made", *columns)

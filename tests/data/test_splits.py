@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bert4rec_hf.data.interactions import PreparationConfig, build_histories, collect_interactions
+from bert4rec_hf.data.interactions import PreparationConfig, build_histories
+from bert4rec_hf.data.reading import RawInteractions, collect_interactions
 from bert4rec_hf.data.splits import SPLITS, split_interactions
 
 HISTORIES = {"ann": "abcde", "bob": "bca", "cy": "db", "dee": "e", "eve": "adbc"}
@@ -17,15 +18,23 @@ TIMES = {
 }
 
 
+def collect(frame):
+    order = "time" if "timestamp" in frame.columns else "file"
+    raw = RawInteractions.from_frame(frame)
+    return collect_interactions(
+        raw, PreparationConfig(order=order, allow_zero_timestamps=True)
+    ).frame
+
+
 def make_interactions(parts=None, with_times=True):
     rows = [
         {"user": user, "item": item, "timestamp": time, "split": parts and parts[user][place]}
         for user, items in HISTORIES.items()
         for place, (item, time) in enumerate(zip(items, TIMES[user], strict=True))
     ]
-    frame = pl.LazyFrame(rows)
+    frame = pl.DataFrame(rows)
     frame = frame if parts else frame.drop("split")
-    return build_histories(collect_interactions(frame if with_times else frame.drop("timestamp")))
+    return build_histories(collect(frame if with_times else frame.drop("timestamp")))
 
 
 def read(split, histories, interactions, part):
@@ -143,7 +152,7 @@ def test_no_target_is_trained_on_and_none_is_in_its_own_history(settings):
     users, times = generator.integers(101, size=907), generator.integers(100, size=907)
     # Every interaction has an item of its own, so that a leak can be seen.
     rows = {"user": users.astype(str), "item": np.arange(907).astype(str), "timestamp": times}
-    interactions = build_histories(collect_interactions(pl.LazyFrame(rows)))
+    interactions = build_histories(collect(pl.DataFrame(rows)))
     _, histories = split_interactions(interactions, PreparationConfig(**settings))
     trained = set(histories["train"].values.tolist())
     assert len(trained) == len(histories["train"].values)
@@ -169,7 +178,7 @@ def test_no_target_is_trained_on_and_none_is_in_its_own_history(settings):
         ),
         (
             {"split": "temporal", "validation_time": "9", "test_time": "8"},
-            "validation_time must come before test_time, got 9 and 8",
+            "validation_time must come before test_time, got 1970-01-01 00:00:09 and 1970-01-01 ",
         ),
         (
             {"split": "temporal", "validation_time": "60", "test_time": "70"},
@@ -189,9 +198,9 @@ def test_a_temporal_split_needs_timestamps():
 
 
 def test_histories_that_are_all_too_short_are_refused():
-    frame = pl.LazyFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
+    frame = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
     with pytest.raises(ValueError, match="leave_one_out leaves no history for validation"):
-        split_by(build_histories(collect_interactions(frame)))
+        split_by(build_histories(collect(frame)))
 
 
 def test_every_split_of_the_table_has_the_name_of_its_function():
@@ -205,3 +214,35 @@ def test_a_history_can_be_read_from_both_ends():
     with pytest.raises(IndexError):
         train[len(train)]
     assert replace(train, targets=np.zeros(5)).targets.sum() == 0
+
+
+def test_everything_trains_where_nothing_is_held_out():
+    train, validation, test, split = split_by(split="none")
+    assert train == HISTORIES
+    assert validation == test == split.left_out == {}
+    assert split.count_used() == 15
+
+
+def test_a_gap_before_validation_is_not_trained_on():
+    train, validation, test, _ = split_by(
+        split="temporal", validation_time="40", test_time="45", gap="10s"
+    )
+    assert train == {"ann": "ab", "bob": "b", "dee": "e", "eve": "adbc"}
+    assert validation == {"ann": ("abc", "d")}
+    assert test == {"ann": ("abcd", "e"), "cy": ("d", "b")}
+
+
+def test_the_last_seconds_test_and_as_many_before_validate():
+    # The last time is 50: what comes after 41 tests, and what comes after 32 validates.
+    train, validation, test, _ = split_by(split="temporal", test_last="9s")
+    assert train == {"ann": "abc", "bob": "bca", "dee": "e", "eve": "adbc"}
+    assert validation == {"ann": ("abc", "d")}
+    assert test == {"ann": ("abcd", "e"), "cy": ("d", "b")}
+    with pytest.raises(ValueError, match="test_time=45 and test_last=9s both say where"):
+        split_by(split="temporal", test_last="9s", test_time="45")
+
+
+@pytest.mark.parametrize("span", ["1", "d", "-1d", "1y", "infd", "nand"])
+def test_a_span_of_time_that_is_none_is_refused(span):
+    with pytest.raises(ValueError, match=f"test_last must be a span .* like 12h, 1d .* '{span}'"):
+        split_by(split="temporal", test_last=span)

@@ -36,7 +36,7 @@ def test_titles_are_read_for_the_items_asked_for(tmp_path, name, ending):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("titles.xls", r"files that end with movies.dat, .*\.jsonl, got titles.xls"),
+        ("titles.xls", r"files that end with movies.dat, .*\.jsonl, .*got titles.xls"),
         ("other.csv", "other.csv needs one of the columns item, .* its columns are 'a', 'b'"),
     ],
 )

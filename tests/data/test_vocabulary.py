@@ -26,6 +26,14 @@ def test_any_string_is_an_item_also_after_loading_without_our_code(tmp_path):
     assert loaded.convert_tokens_to_ids(["never seen"]) == [None]
 
 
+def test_an_item_named_unk_is_no_unknown_token(tmp_path):
+    build_vocabulary(["<unk>", "dune"]).save_pretrained(tmp_path)
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path)
+    assert vocabulary(["dune", "<unk>"], is_split_into_words=True).input_ids == [3, 2]
+    with pytest.raises(Exception, match="Missing"):
+        vocabulary(["no such item"], is_split_into_words=True)
+
+
 def test_histories_are_padded_and_cut_at_their_old_end(tmp_path):
     build_vocabulary(["dune", "alien", "brazil"]).save_pretrained(tmp_path)
     histories = [["dune"], ["alien", "brazil", "dune"]]

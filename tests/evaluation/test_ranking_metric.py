@@ -45,3 +45,22 @@ def test_batches_add_up(metric):
 def test_a_list_that_is_too_short_is_named(metric):
     with pytest.raises(ValueError, match="prediction 1 has 2 items, too few for k = 3"):
         metric.compute(predictions=[[4, 5, 6], [7, 8]], references=[6, 7], k=[1, 3])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "hits"),
+    [
+        ([["0108775015", "108775015"]], ["108775015"], (0.0, 1.0)),
+        ([["0132793040", "x"], ["B000000001", "B000000002"]], ["0132793040", "x"], (0.5, 0.5)),
+        ([["9223372036854775809", "5"]], ["9223372036854775809"], (1.0, 1.0)),
+        ([[9223372036854775809, 5]], ["5"], (0.0, 1.0)),
+    ],
+)
+def test_items_are_texts_whatever_they_resemble(metric, predictions, references, hits):
+    values = metric.compute(predictions=predictions, references=references, k=[1, 2])
+    assert (values["hit_rate@1"], values["hit_rate@2"]) == hits
+
+
+def test_single_histories_add_up(metric):
+    metric.add(prediction=["07", "7"], reference="7")
+    assert metric.compute(k=[1, 2])["mrr@2"] == 0.5

@@ -43,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="STEPS",
         help="write what takes time and memory in so many steps (5) to the profile/ of the run",
     )
+    parser.add_argument(
+        "--ignore-memory-estimate",
+        action="store_true",
+        help="go on where the estimate says that a step does not fit into memory",
+    )
     options, settings = parser.parse_known_args(arguments)
     try:
         experiment = load_experiment(options.config, settings, options.name)
@@ -55,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             accelerator,
             is_resumed=options.resume,
             profiled_steps=options.profile,
+            ignores_memory=options.ignore_memory_estimate,
         )
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")

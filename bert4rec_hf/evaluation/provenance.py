@@ -1,5 +1,6 @@
 """Where a number comes from: the commit, the device and the versions it was measured with."""
 
+import configparser
 import platform
 import subprocess
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+NAME = "bert4rec_hf"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "polars")
 
 
@@ -21,21 +23,38 @@ def provenance(accelerator: Accelerator) -> dict[str, Any]:
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         "dynamo_backend": accelerator.state.dynamo_plugin.backend.value.lower(),
-        "versions": {"python": platform.python_version()}
+        "versions": {NAME: package_version(), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES if find_spec(package)},
     }
 
 
 def current_commit() -> str:
-    """Commit of the checkout this file lies in, `-dirty` if it was changed; or `unknown`."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    """Commit of the checkout that this file belongs to, `-dirty` if it was changed; or `unknown`.
+
+    A package that was installed into a folder of somebody's repository is not part of it.
+    """
+    path = Path(__file__)
+    commands = (
+        ["git", "ls-files", "--error-unmatch", path.name],
+        ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
+    )
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        for command in commands:
+            done = subprocess.run(
+                command, cwd=path.parent, capture_output=True, text=True, check=True
+            )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def package_version() -> str:
+    """Version of the package that runs: as its checkout names it, or else as it was installed."""
+    checkout = configparser.ConfigParser()
+    checkout.read(Path(__file__).parents[2] / "setup.cfg")
+    if checkout.get("metadata", "name", fallback=None) == NAME:
+        return checkout["metadata"]["version"]
+    return version(NAME)
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

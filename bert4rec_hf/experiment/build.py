@@ -11,10 +11,7 @@ from peft import PeftConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bert4rec_hf.config import (
-    TrainingConfig,
-    build_section,
-)
+from bert4rec_hf.config import DataConfig, TrainingConfig, build_section
 from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
@@ -108,8 +105,12 @@ def build_collator(
     Args:
         experiment: Its `data` and `model` sections say how.
         popularity: (vocab,) interactions of each item in training, for the sampled objectives.
+
+    Raises:
+        ValueError: A setting is wrong, or the model cannot learn from such views.
     """
     data, config = experiment.data, build_config(experiment, SMALLEST_VOCABULARY)
+    check_prefix_views(data, config)
     given = {
         "max_history_length": config.max_history_length,
         "is_causal": config.is_causal,
@@ -123,6 +124,23 @@ def build_collator(
     names = (each.name for each in dataclasses.fields(MaskedItemCollator))
     settings = {name: getattr(data, name) for name in names if hasattr(data, name)}
     return build_section(MaskedItemCollator, settings, "data", **given)
+
+
+def check_prefix_views(data: DataConfig, config: BERT4RecConfig) -> None:
+    """Refuse views of several prefixes where an item has another position in each.
+
+    Raises:
+        ValueError: Learned positions are counted from the newest item.
+    """
+    has_prefix_views = data.prefix_view_ratio > 0 and not config.is_causal
+    counts_from_newest = config.position_type == "learned" and config.position_origin == "newest"
+    if has_prefix_views and counts_from_newest:
+        raise ValueError(
+            f"data.prefix_view_ratio is {data.prefix_view_ratio}, and such views read a history as "
+            "several of its prefixes at once, each with a newest item of its own, while the model "
+            "counts positions from the newest item; set model.position_origin to oldest, "
+            "model.position_type to rotary, or data.prefix_view_ratio to 0"
+        )
 
 
 def build_loader(

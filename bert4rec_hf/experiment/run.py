@@ -49,6 +49,7 @@ def run_experiment(
     *,
     is_resumed: bool = False,
     profiled_steps: int = 0,
+    ignores_memory: bool = False,
 ) -> dict[str, Any]:
     """Train, keep the best model, measure it and write its card.
 
@@ -58,7 +59,12 @@ def run_experiment(
         What stands in `results.json`.
     """
     trained = train_experiment(
-        experiment, output, accelerator, is_resumed=is_resumed, profiled_steps=profiled_steps
+        experiment,
+        output,
+        accelerator,
+        is_resumed=is_resumed,
+        profiled_steps=profiled_steps,
+        ignores_memory=ignores_memory,
     )
     accelerator.wait_for_everyone()
     learned = output / experiment.folder_name
@@ -73,13 +79,14 @@ def run_experiment(
     return results
 
 
-def train_experiment(
+def train_experiment(  # noqa: PLR0913 - what can be said on a command line
     experiment: Experiment,
     output: Path,
     accelerator: Accelerator,
     *,
     is_resumed: bool = False,
     profiled_steps: int = 0,
+    ignores_memory: bool = False,
     on_validation: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> dict[str, Any]:
     """Train and keep the model that is best on validation; the test split is not read.
@@ -91,6 +98,7 @@ def train_experiment(
         accelerator: As `build_accelerator` makes it.
         is_resumed: Go on from the newest checkpoint in that folder.
         profiled_steps: How many steps to profile, near the first.
+        ignores_memory: Go on where the estimate says that a step does not fit into memory.
         on_validation: Called with the step and the metrics of each validation.
 
     Returns:
@@ -103,7 +111,7 @@ def train_experiment(
     """
     dataset = load_prepared(Path(experiment.data.dataset))
     identity = identify_run(experiment, dataset, accelerator)
-    memory = estimate_run(experiment, dataset, accelerator)
+    memory = estimate_run(experiment, dataset, accelerator, ignores_memory=ignores_memory)
     model = build_model(experiment, dataset.vocab_size)
     # Taken now: the checkout may have moved on when the training ends.
     origin = {"parameters": count_parameters(model), **provenance(accelerator)}
@@ -145,12 +153,16 @@ def train_experiment(
 
 
 def estimate_run(
-    experiment: Experiment, dataset: PreparedDataset, accelerator: Accelerator
+    experiment: Experiment,
+    dataset: PreparedDataset,
+    accelerator: Accelerator,
+    *,
+    ignores_memory: bool = False,
 ) -> MemoryEstimate:
     """Say what memory a step takes, by the first batch of the run and before there is a model.
 
     Raises:
-        ValueError: There is not as much.
+        ValueError: There is not as much, and that is not to be ignored.
     """
     with torch.device("meta"):
         model = build_model(experiment, dataset.vocab_size)
@@ -160,7 +172,12 @@ def estimate_run(
     available = available_memory(accelerator)
     if accelerator.is_main_process:
         logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)
-    check_memory(estimate, available)
+    try:
+        check_memory(estimate, available)
+    except ValueError as error:
+        if not ignores_memory:
+            raise
+        logger.warning("going on all the same: %s", error)
     return estimate
 
 

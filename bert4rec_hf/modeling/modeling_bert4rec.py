@@ -429,11 +429,14 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             last_hidden_state: (batch, length, hidden), or (1, kept, hidden).
 
         Raises:
-            ValueError: Neither or both of input_ids and inputs_embeds are given, or a history is
-                longer than the positions of the model.
+            ValueError: Neither or both of input_ids and inputs_embeds are given; a history is
+                longer than the positions of the model; or it cannot read histories as several of
+                their prefixes at once.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if prefix_ids is not None:
+            self._check_prefixes(is_packed=cu_seq_lens_q is not None)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if cu_seq_lens_q is None:
@@ -466,6 +469,19 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutput(last_hidden_state=self.norm(hidden))
+
+    def _check_prefixes(self, is_packed: bool) -> None:
+        if not is_packed:
+            raise ValueError(
+                "prefix_ids go with packed histories, got padded ones, whose items would all see "
+                "each other; give cu_seq_lens_q"
+            )
+        if self.config.position_type == "learned" and self.config.position_origin == "newest":
+            raise ValueError(
+                "several prefixes of a history have several newest items, so that an item has no "
+                "one position counted from there, got position_origin='newest'; use "
+                "position_origin='oldest' or position_type='rotary'"
+            )
 
     def _lay_out_padded(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Layout:
         is_item = attention_mask.long()

@@ -28,6 +28,10 @@ After some steps about twice as much as they hold is resident, seen at many shap
 MALLOC_MMAP_THRESHOLD_=100000 in the environment avoids that.
 """
 
+SAMPLED_SCORE_BYTES = {"sampled_softmax": 4 * 4 + 1, "gbce": 3 * 4 + 1}
+"""Per score of a negative at the height of the backward pass: the scores, which of them are no
+negatives, and what the gradient is computed from."""
+
 SMALLER_BATCHES = (
     "lower training.batch_size and raise training.gradient_accumulation_steps by the same factor"
 )
@@ -93,6 +97,8 @@ def estimate_memory(
 def check_memory(estimate: MemoryEstimate, available: int) -> None:
     """Refuse what cannot fit, before it fails halfway.
 
+    An estimate can be wrong: `bert4rec train --ignore-memory-estimate` goes on all the same.
+
     Args:
         estimate: What a step needs.
         available: Bytes that the process may take.
@@ -104,7 +110,8 @@ def check_memory(estimate: MemoryEstimate, available: int) -> None:
         largest = max(vars(estimate), key=vars(estimate).get)
         raise ValueError(
             f"a training step needs {estimate} and {_gb(available)} GB are available; the largest "
-            f"part is {largest.replace('_', ' ')}: to shrink it, {ADVICE[largest]}"
+            f"part is {largest.replace('_', ' ')}: to shrink it, {ADVICE[largest]}; if the "
+            "estimate is wrong, train with --ignore-memory-estimate"
         )
 
 
@@ -218,8 +225,8 @@ def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> in
 def _score_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator, max_scores: int) -> int:
     """Scores of masked items, and what is computed from them at the same time."""
     num_masked = len(batch["masked_positions"])
-    if "negatives" in batch:  # saved, exponentiated and as a gradient; and which are no negatives
-        return (3 * 4 + 1) * num_masked * len(batch["negatives"])
+    if "negatives" in batch:
+        return SAMPLED_SCORE_BYTES[model.config.objective] * num_masked * len(batch["negatives"])
     num_rows, hidden = model.get_output_embeddings().weight.shape
     num_scores = min(num_masked, max(1, max_scores // num_rows)) * num_rows
     if accelerator.mixed_precision == "no":

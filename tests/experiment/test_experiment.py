@@ -18,6 +18,7 @@ from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.evaluation.baselines import count_popularity
+from bert4rec_hf.experiment import run as run_module
 from bert4rec_hf.experiment.build import build_accelerator, build_model, initialize
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.measurement import evaluate_folder
@@ -288,12 +289,38 @@ def test_a_missing_dataset_is_refused(config, tmp_path):
         (["--model.hidden_size", "-64"], "hidden_size must be at least 1, got -64"),
         (["--evaluation.ks", "[3]"], r"evaluation.ks must contain 10, .* got \[3\]"),
         (["--card.published", "[{model: X}]"], "published entry 0 must have .*, got model"),
+        (
+            ["--data.prefix_view_ratio", "0.5", "--model.position_origin", "newest"],
+            "data.prefix_view_ratio is 0.5, .*set model.position_origin to oldest",
+        ),
         (["--training.metric", "ndcg@7"], "training.metric must be one of .*, got 'ndcg@7'"),
     ],
 )
 def test_a_wrong_setting_is_named_before_anything_is_done(config, arguments, message):
     with pytest.raises(ValueError, match=f"(?s)tiny.yaml: .*{message}"):
         load_experiment(config, arguments)
+
+
+@pytest.mark.parametrize(
+    "other", [["--model.position_type", "rotary"], ["--model.is_causal", "true"]]
+)
+def test_prefix_views_are_refused_only_where_positions_count_from_the_newest(config, other):
+    prefixes = ["--data.prefix_view_ratio", "0.5", "--model.position_origin", "newest"]
+    assert load_experiment(config, [*prefixes, *other]).data.prefix_view_ratio == 0.5
+
+
+def test_a_step_that_does_not_fit_is_refused_unless_the_estimate_is_to_be_ignored(
+    config, tmp_path, monkeypatch, caplog
+):
+    experiment = load_experiment(config)
+    monkeypatch.setattr(run_module, "available_memory", lambda accelerator: 5)
+    options = {"accelerator": build_accelerator(experiment, tmp_path / "run")}
+    with pytest.raises(ValueError, match="0.00 GB are available; .* --ignore-memory-estimate"):
+        run_experiment(experiment, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "model").exists()
+    results = run_experiment(experiment, tmp_path / "run", **options, ignores_memory=True)
+    assert results["training"]["step"] == 8
+    assert "going on all the same: a training step needs" in caplog.text
 
 
 def test_a_value_that_is_not_yaml_is_named(config):

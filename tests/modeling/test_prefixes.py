@@ -68,6 +68,24 @@ def test_one_layer_reads_all_prefixes_at_once_as_it_reads_each_alone(settings, a
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_positions_that_count_from_the_newest_item_are_refused():
+    """Each prefix has another newest item, and an item that several read has but one position."""
+    model = make_model(1, position_origin="newest")
+    with pytest.raises(ValueError, match="no one position .* got position_origin='newest'; use"):
+        model(**prefix_views())
+    rotary = make_model(1, position_origin="newest", position_type="rotary")
+    expected = make_model(1, position_type="rotary")(**prefix_views()).loss
+    assert rotary(**prefix_views()).loss.item() == expected.item()
+
+
+def test_prefixes_of_padded_histories_are_refused():
+    model = make_model(1).model
+    ids = torch.tensor([[5, 1, 9, 1]])
+    prefixes = {"prefix_ids": torch.tensor([[0, 0, 1, 1]]), "is_query": ids == 1}
+    with pytest.raises(ValueError, match="prefix_ids go with packed histories, got padded ones"):
+        model(input_ids=ids, **prefixes)
+
+
 def test_no_query_knows_what_comes_after_its_prefix():
     model = make_model(3, position_type="rotary")
     batch = prefix_views(prefix_ratio=0.5)

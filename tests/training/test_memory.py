@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import weakref
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,16 @@ import psutil
 import pytest
 import torch
 from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.views import MaskedItemCollator
-from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling import (
+    SAMPLED_OBJECTIVES,
+    BERT4RecConfig,
+    BERT4RecForMaskedItemModeling,
+)
 from bert4rec_hf.training import memory
 from bert4rec_hf.training.memory import (
     MemoryEstimate,
@@ -123,9 +130,40 @@ def test_row_gradients_count_by_the_rows_of_a_step():
     assert estimate(model, batch, state=compiled).gradients == dense
 
 
-def test_negatives_bring_scores_of_their_own():
-    found = estimate(make_model(objective="gbce"), batch := make_batch(num_negatives=31))
-    assert found.scores == 13 * len(batch["masked_positions"]) * 31
+class LiveScores(TorchDispatchMode):
+    """Counts the bytes of all tensors of one shape that exist at the same time."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.known, self.now, self.peak = shape, set(), 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        outputs = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, torch.Tensor) and tensor.shape == self.shape:
+                self.count(tensor.untyped_storage())
+        return outputs
+
+    def count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("objective", SAMPLED_OBJECTIVES)
+def test_scores_of_negatives_are_those_that_exist_at_once_in_a_step(objective):
+    model, batch = make_model(objective=objective), make_batch(num_negatives=31)
+    with LiveScores((len(batch["masked_positions"]), 31)) as live:
+        model.train()(**batch).loss.backward()
+    found = estimate(model, batch)
+    assert found.scores == live.peak > 0
     assert found.activations == pytest.approx(estimate().activations, rel=0.05)
 
 
@@ -223,7 +261,8 @@ def test_too_much_is_refused_with_advice():
         "^a training step needs 6.75 GB \\(parameters 1.00, gradients 2.00, optimizer state 3.00, "
         "activations 0.50, scores 0.25\\) and 6.74 GB are available; the largest part is "
         "optimizer state: to shrink it, lower model.hidden_size, or set "
-        "model.tie_word_embeddings to true$"
+        "model.tie_word_embeddings to true; if the estimate is wrong, train with "
+        "--ignore-memory-estimate$"
     )
     with pytest.raises(ValueError, match=expected):
         check_memory(ESTIMATE, 6_740_000_000)

@@ -64,20 +64,21 @@ def make_adapted(tuner, is_causal):
 
 
 def read_positions(batch):
-    """(history, place, block, whether a query) of each position, in plain numbers."""
+    """(history, place, prefix, whether a query) of each position, in plain numbers."""
     if "cu_seq_lens_q" not in batch:
         places = batch["attention_mask"].cumsum(1) - 1
         return [
             (row, place, 0, False) for row, line in enumerate(places.tolist()) for place in line
         ]
     ends = batch["cu_seq_lens_q"].tolist()
-    blocks = batch.get("block_ids", torch.zeros_like(batch["input_ids"]))[0].tolist()
+    none = torch.zeros_like(batch["input_ids"])
+    prefixes = batch.get("prefix_ids", none)[0].tolist()
+    is_query = batch.get("is_query", none)[0].tolist()
+    places = batch["position_ids"][0].tolist()
     return [
-        (history, place, ~block if block < 0 else block, block < 0)
+        (history, places[position], prefixes[position], bool(is_query[position]))
         for history, (start, stop) in enumerate(zip(ends, ends[1:], strict=False))
-        for place, block in zip(
-            batch["position_ids"][0, start:stop].tolist(), blocks[start:stop], strict=True
-        )
+        for position in range(start, stop)
     ]
 
 
@@ -85,10 +86,13 @@ def may_see(reader, other, is_causal):
     """Whether one position may read another of the batch."""
     if reader == other:
         return True
-    (history, place, block, _), (other_history, other_place, other_block, is_query) = reader, other
+    (history, place, prefix, _), (other_history, other_place, other_prefix, is_query) = (
+        reader,
+        other,
+    )
     if history != other_history or is_query or other_place < 0:
         return False
-    return other_place <= place if is_causal else other_block <= block
+    return other_place <= place if is_causal else other_prefix <= prefix
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
@@ -98,7 +102,8 @@ def test_what_a_position_may_not_see_can_change_and_it_does_not(tuner, views, is
     model = make_adapted(tuner, is_causal)
     collator = MaskedItemCollator(max_history_length=7, is_packed=is_packed, **VIEWS[views])
     batch = collator([{"items": items, "view": 5} for items in HISTORIES])
-    names = ("attention_mask", "position_ids", "cu_seq_lens_q", "max_length_q", "block_ids")
+    names = ("attention_mask", "position_ids", "cu_seq_lens_q", "max_length_q")
+    names += ("prefix_ids", "is_query")
     layout = {name: batch[name] for name in names if name in batch}
 
     @torch.no_grad()

@@ -14,11 +14,12 @@ from huggingface_hub.dataclasses import strict
 from bert4rec_hf.config import build_section, join_names, override, read_yaml
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.evaluator import evaluate
-from bert4rec_hf.experiment.build import build_loader
+from bert4rec_hf.experiment.build import build_config, build_loader
 from bert4rec_hf.experiment.spec import Experiment
 from bert4rec_hf.lab.statistics.likelihood import cross_entropy
 from bert4rec_hf.lab.statistics.scaling_laws import fit_laws, tell_parameters_apart
 from bert4rec_hf.lab.studies.study import Study, StudyRun, Trained, check_different, run_study
+from bert4rec_hf.modeling import SAMPLED_OBJECTIVES
 
 
 @strict
@@ -99,7 +100,7 @@ def measure_point(trained: Trained) -> dict[str, Any]:
     parameters, split = trained.results["parameters"], dataset.test
     return {
         **work,
-        "compute": count_operations(parameters, experiment, work, dataset.num_items),
+        "compute": count_operations(parameters, experiment, work, dataset.vocab_size),
         "test": {
             "loss": cross_entropy(scorer, split, split.targets),
             **evaluate(scorer, split, split.targets, experiment.evaluation),
@@ -124,13 +125,17 @@ def count_work(experiment: Experiment, dataset: PreparedDataset, steps: int) -> 
 
 
 def count_operations(
-    parameters: dict[str, int], experiment: Experiment, work: dict[str, int], num_items: int
+    parameters: dict[str, int], experiment: Experiment, work: dict[str, int], vocab_size: int
 ) -> int:
     """Floating-point operations of the training's matrix products, attention's own left out.
 
     Two per weight forward and four backward (Kaplan et al., 2020, https://arxiv.org/abs/2001.08361,
-    section 2.1): of the encoder for each item read, of the head for each masked item. Looking items
-    up costs none.
+    section 2.1): of the encoder for each item read, of the head for each masked item, which is
+    scored against the catalog, or against itself and the negatives of a sampled objective. Looking
+    items up costs none.
     """
-    head = experiment.model["hidden_size"] * num_items
+    config = build_config(experiment, vocab_size)
+    is_sampled = config.objective in SAMPLED_OBJECTIVES
+    num_scored = experiment.data.num_negatives + 1 if is_sampled else config.num_items
+    head = config.hidden_size * num_scored
     return 6 * (parameters["encoder"] * work["items"] + head * work["masked_items"])

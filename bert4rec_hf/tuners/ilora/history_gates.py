@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .config import ILoraConfig
 from .forward_gates import ForwardGates, GatedCheckpoint, current_thread
 from .gate import GATES, spread, summarize_prefixes
-from .prefixes import Prefixes, end_at_cuts, end_at_themselves, find_histories
+from .prefixes import Prefixes, end_at_prefixes, end_at_themselves, find_histories
 
 
 class ILoraLayer(BaseTunerLayer):
@@ -26,8 +26,9 @@ class HistoryGates(nn.Module, ILoraLayer):
 
     Args:
         encoder: Takes `input_ids` or `inputs_embeds`, and optionally `attention_mask`, or
-            `cu_seq_lens_q` (and `block_ids`) where histories are packed, and `keep`. It is causal
-            if any of its modules says so by `is_causal`, as those of transformers do.
+            `cu_seq_lens_q` (and `prefix_ids` and `is_query`) where histories are packed, and
+            `keep`. It is causal if any of its modules says so by `is_causal`, as those of
+            transformers do.
     """
 
     NAME = "history_gates"
@@ -132,8 +133,9 @@ class HistoryGates(nn.Module, ILoraLayer):
         """
         if self._is_causal:
             return end_at_themselves(histories)
-        block_ids = inputs.get("block_ids")
-        return histories if block_ids is None else end_at_cuts(histories, block_ids)
+        if inputs.get("prefix_ids") is None:
+            return histories
+        return end_at_prefixes(histories, inputs["prefix_ids"], inputs["is_query"])
 
     def _find_items(self, ids: Tensor | None, embeddings: Tensor) -> Tensor:
         """(batch, length) False where ids are padding; all True where that is not known."""

@@ -54,25 +54,24 @@ def end_at_themselves(histories: Prefixes) -> Prefixes:
     )
 
 
-def end_at_cuts(histories: Prefixes, block_ids: Tensor) -> Prefixes:
-    """One run per position: an item reads up to the next cut, a query up to its own.
+def end_at_prefixes(histories: Prefixes, prefix_ids: Tensor, is_query: Tensor) -> Prefixes:
+    """One run per position, where a history is read as several of its prefixes at once.
 
     >>> whole = find_histories(1, 5, None, torch.tensor([0, 2, 5]))
-    >>> prefixes = end_at_cuts(whole, torch.tensor([[0, 0, 0, ~0, 1]]))
+    >>> is_query = torch.tensor([[False, False, False, True, False]])
+    >>> prefixes = end_at_prefixes(whole, torch.tensor([[0, 0, 0, 0, 1]]), is_query)
     >>> prefixes.starts.tolist(), prefixes.stops.tolist()
     ([0, 0, 2, 2, 2], [2, 2, 4, 4, 5])
 
     Args:
         histories: Packed, as `find_histories` found them.
-        block_ids: (1, positions) number of the block that a position belongs to, counted from 0 in
-            each history and growing along it; for a query of block b, ~b.
+        prefix_ids: (1, positions) number of the shortest prefix that has the position, from 0.
+        is_query: (1, positions) True at the masks that ask for the item after a prefix.
     """
-    is_query = block_ids[0] < 0
-    blocks = torch.where(is_query, ~block_ids[0], block_ids[0])
-    positions = torch.arange(len(blocks), device=blocks.device)
-    is_new = blocks.diff(prepend=blocks[:1]).ne(0) | histories.of_positions.diff(
-        prepend=histories.of_positions[:1]
-    ).ne(0)
-    runs = is_new.cumsum(0)
+    of_positions = histories.of_positions
+    positions = torch.arange(len(of_positions), device=of_positions.device)
+    is_new = [each.diff(prepend=each[:1]).ne(0) for each in (prefix_ids[0], of_positions)]
+    runs = torch.logical_or(*is_new).cumsum(0)
     stops = torch.searchsorted(runs, runs, right=True)
-    return Prefixes(histories.starts[histories.of_positions], stops, ~is_query, positions, is_query)
+    starts = histories.starts[of_positions]
+    return Prefixes(starts, stops, ~is_query[0], positions, is_query[0])

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -7,6 +8,7 @@ from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 
 from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.experiment.build import build_collator, build_config
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.measurement import count_parameters
 from bert4rec_hf.lab.cards.plots import plot_scaling
@@ -107,7 +109,7 @@ def test_a_mistake_is_named_before_anything_is_trained(write, sizes, study, mess
         load_scaling(write(sizes, **study))
 
 
-def test_operations_are_those_that_a_counter_sees_three_times_over():
+def test_operations_are_those_that_a_counter_sees_three_times_over(root):
     config = BERT4RecConfig(
         vocab_size=41, hidden_size=64, num_hidden_layers=3, intermediate_size=256
     )
@@ -118,13 +120,44 @@ def test_operations_are_those_that_a_counter_sees_three_times_over():
     products = seen[torch.ops.aten.addmm] + seen.get(torch.ops.aten.mm, 0)
     head = 2 * 64 * 41 * 100  # the counter's head scores padding and mask, too
     work = {"items": 100, "masked_items": 0}
-    experiment = type("Experiment", (), {"model": {"hidden_size": 64}})
-    counted = count_operations(count_parameters(model), experiment, work, num_items=39)
+    experiment = load_experiment(root / "base.yaml", ["--model.hidden_size", "64"])
+    counted = count_operations(count_parameters(model), experiment, work, vocab_size=41)
     # Forward once, backward twice; biases, norms and positions are counted and are no products.
     assert counted == pytest.approx(3 * (products - head), rel=0.05)
     work["masked_items"] = 7
-    more = count_operations(count_parameters(model), experiment, work, num_items=39)
+    more = count_operations(count_parameters(model), experiment, work, vocab_size=41)
     assert more - counted == 6 * 64 * 39 * 7
+
+
+@pytest.mark.parametrize("objective", ["sampled_softmax", "gbce"])
+def test_a_sampled_objective_scores_the_negatives_and_the_masked_item(root, objective):
+    """As many as a counter sees between two numbers of negatives."""
+    arguments = ["--model.objective", objective, "--data.num_negatives"]
+    seen, counted = [], []
+    for num_negatives in (17, 40):
+        experiment = load_experiment(root / "base.yaml", [*arguments, str(num_negatives)])
+        config = build_config(experiment, 62)
+        model = BERT4RecForMaskedItemModeling(config)
+        examples = [{"items": items, "view": 3} for items in load_prepared(root / "past").train]
+        batch = build_collator(experiment, np.ones(62))(examples)
+        with FlopCounterMode(display=False) as counter:
+            model(**batch).loss.backward()
+        products = counter.get_flop_counts()["Global"]
+        seen.append(sum(products.get(op, 0) for op in (torch.ops.aten.mm, torch.ops.aten.addmm)))
+        work = {"items": 0, "masked_items": len(batch["masked_positions"])}
+        counted.append(count_operations(count_parameters(model), experiment, work, 62))
+    assert counted[0] == 6 * 12 * 18 * work["masked_items"]
+    assert counted[1] - counted[0] == seen[1] - seen[0]
+
+
+def test_a_size_left_to_its_default_is_counted(root, tmp_path):
+    sections = yaml.safe_load((root / "base.yaml").read_text())
+    del sections["model"]["hidden_size"]
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    work = {"items": 0, "masked_items": 5}
+    counted = count_operations({"encoder": 1}, load_experiment(path), work, vocab_size=41)
+    assert counted == 6 * BERT4RecConfig().hidden_size * 39 * 5
 
 
 def test_the_work_is_that_of_the_batches(root):

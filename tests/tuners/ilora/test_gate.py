@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bert4rec_hf.tuners.ilora.gate import GATES, spread, summarize_prefixes
-from bert4rec_hf.tuners.ilora.prefixes import end_at_cuts, end_at_themselves, find_histories
+from bert4rec_hf.tuners.ilora.prefixes import end_at_prefixes, end_at_themselves, find_histories
 
 
 def summarize_padded(embeddings, mask):
@@ -64,11 +64,12 @@ def test_a_causal_summary_is_the_mean_of_the_items_so_far():
     torch.testing.assert_close(summarize_prefixes(rows, prefixes), expected)
 
 
-def test_a_summary_up_to_a_cut_has_the_items_before_it_and_a_query_itself_too():
+def test_a_summary_of_a_prefix_has_its_items_and_that_of_a_query_itself_too():
     rows = torch.randn(1, 9, 3, generator=torch.Generator().manual_seed(1))
     # Two items, a query, another item and a query; then an item, a query, and two items.
-    block_ids = torch.tensor([[0, 0, ~0, 1, ~1, 0, ~0, 1, 1]])
-    prefixes = end_at_cuts(find_histories(1, 9, None, lengths_of(5, 4)), block_ids)
+    prefix_ids = torch.tensor([[0, 0, 0, 1, 1, 0, 0, 1, 1]])
+    is_query = torch.tensor([[0, 0, 1, 0, 1, 0, 1, 0, 0]]) == 1
+    prefixes = end_at_prefixes(find_histories(1, 9, None, lengths_of(5, 4)), prefix_ids, is_query)
     seen = [[0, 1], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [5], [5, 6], [5, 7, 8], [5, 7, 8]]
     expected = torch.stack([normalized(rows[0, each]) for each in seen])
     torch.testing.assert_close(summarize_prefixes(rows, prefixes), expected)

@@ -21,6 +21,7 @@ import bert4rec_hf.tuners  # noqa: F401
 from bert4rec_hf.data.strict_json import read_json
 from bert4rec_hf.data.vocabulary import ordered_items, read_ids, vocabulary_fingerprint
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling.publishing import set_tokenizer_class
 
 from .config_file import fingerprint_settings
 from .pull import fetch_folder, is_repository
@@ -54,6 +55,7 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
             shutil.copyfile(dataset_folder / name, unfinished / name)
     if (unfinished / "config.json").exists():
         write_fingerprints(unfinished / "config.json", model.config, dataset_folder)
+        set_tokenizer_class(unfinished, model.config.max_history_length)
     replaced = folder.with_name(f".replaced-{folder.name}")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from bert4rec_hf.modeling.publishing import REPOSITORY
+from bert4rec_hf.modeling.repository import REPOSITORY
 
 from .errors import explaining_hub
 

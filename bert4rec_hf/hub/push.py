@@ -8,12 +8,8 @@ from huggingface_hub import ModelCard, constants
 from peft import PeftConfig
 
 from bert4rec_hf.modeling import BERT4RecConfig
-from bert4rec_hf.modeling.publishing import (
-    CARD_NAME,
-    complete_folder,
-    open_repository,
-    push_folder,
-)
+from bert4rec_hf.modeling.publishing import CARD_NAME, complete_folder
+from bert4rec_hf.modeling.repository import open_repository, push_folder
 
 from .errors import explaining_hub
 from .model_folder import check_model_folder, fingerprint_weights

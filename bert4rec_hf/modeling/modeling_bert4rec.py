@@ -31,7 +31,14 @@ from .objectives import (
     build_objective,
     look_up,
 )
-from .publishing import complete_folder, keep_written_card, open_repository, push_folder
+from .publishing import (
+    complete_folder,
+    copy_handler,
+    keep_written_card,
+    name_in_config,
+    name_pipelines,
+)
+from .repository import open_repository, push_folder
 
 logger = logging.get_logger(__name__)
 
@@ -288,12 +295,13 @@ class BERT4RecPreTrainedModel(PreTrainedModel):
         **kwargs: Any,
     ) -> None:
         """Save as transformers does, for both Auto classes and not only that of this model."""
-        module = BERT4RecPreTrainedModel.__module__.rpartition(".")[2]
         self.config.auto_map = {
-            kind._auto_class: f"{module}.{kind.__name__}"
+            kind._auto_class: name_in_config(kind)
             for kind in (BERT4RecModel, BERT4RecForMaskedItemModeling)
         }
+        name_pipelines(self.config)
         super().save_pretrained(save_directory, *args, **kwargs)
+        copy_handler(Path(save_directory))
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, token=kwargs.get("token"))
 

@@ -3,6 +3,7 @@ import torch
 
 from bert4rec_hf.data.vocabulary import build_vocabulary
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling.publishing import set_tokenizer_class
 from tests.hub.client import Client
 from tests.hub.hub_server import serve_hub
 
@@ -60,6 +61,7 @@ def folder(tmp_path_factory):
     )
     BERT4RecForMaskedItemModeling(config).save_pretrained(path)
     build_vocabulary(ITEMS).save_pretrained(path)
+    set_tokenizer_class(path, config.max_history_length)
     (path / "titles.json").write_text('{"alien": "Alien (1979)"}')
     (path / "README.md").write_text(CARD)
     return path

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
+from bert4rec_hf.serving.recommender import Recommender
 from tests.hub.conftest import CARD, contents
 
 PUSH = """
@@ -27,14 +28,24 @@ print(json.dumps(answers))
 LOAD_ELSEWHERE = """
 import json, sys
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 name, revision = sys.argv[1:]
 model = AutoModelForMaskedLM.from_pretrained(name, revision=revision, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=True)
 ids = tokenizer(["heat", "alien", "[MASK]"], is_split_into_words=True).input_ids
 with torch.no_grad():
     logits = model(torch.tensor([[8, 2, 1]])).logits[0, -1, 2:]
-print(json.dumps([ids[:2], logits.tolist()]))
+try:
+    tokenizer("zardoz")
+except KeyError as error:
+    message = error.args[0]
+recommend = pipeline("next-item-recommendation", name, revision=revision, trust_remote_code=True)
+items = recommend(["heat"], candidates=["alien", "fargo"])
+model.save_pretrained("again")
+tokenizer.save_pretrained("again")
+recommend = pipeline("next-item-recommendation", "./again", trust_remote_code=True)
+again = recommend(["heat"], candidates=["alien", "fargo"])
+print(json.dumps([ids[:2], logits.tolist(), message, items, again]))
 """
 
 
@@ -53,12 +64,21 @@ def test_a_pushed_folder_is_pulled_bit_for_bit_without_the_package(hub, client, 
     assert repository.files == contents(shop)
     titles = [commit.title for commit in repository.branches["main"]]
     assert titles == ["initial commit", "Upload model"]  # the second push made none
-    ids, logits = bare_client(LOAD_ELSEWHERE, "ann/shop", "main")
+    ids, logits, message, items, again = bare_client(LOAD_ELSEWHERE, "ann/shop", "main")
     assert ids == [8, 2]
+    assert "the first is 'zardoz'" in message
     model = BERT4RecForMaskedItemModeling.from_pretrained(shop).eval()
     with torch.no_grad():
         expected = model(torch.tensor([[8, 2, 1]])).logits[0, -1, 2:]
     np.testing.assert_array_equal(np.array(logits, dtype=np.float32), expected.numpy())
+    recommended = Recommender.from_pretrained(shop).recommend(["heat"], 2, candidates=SOME)
+    assert [tuple(each.get(key) for key in ("item", "score", "title")) for each in items] == [
+        (each.item, pytest.approx(each.score, abs=1e-6), each.title) for each in recommended
+    ]
+    assert [each["item"] for each in again] == [each["item"] for each in items]
+
+
+SOME = ["alien", "fargo"]
 
 
 def test_a_branch_is_made_and_what_misleads_is_removed(hub, client, shop):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.experiment.measurement import check_vocabulary
+from bert4rec_hf.hub.dataset_repository import open_dataset
 
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -37,7 +37,7 @@ def export(options: argparse.Namespace) -> list[str]:
         raise ValueError(f"{error}; pip install 'bert4rec_hf[onnx]'") from error
     split = None
     if options.dataset:
-        dataset = load_prepared(options.dataset)
+        dataset = open_dataset(options.dataset)
         check_vocabulary(options.model, dataset)
         split = dataset.test
     done = export_onnx(

@@ -1,6 +1,7 @@
-"""Push a model or adapter folder to a hub, with its code, vocabulary, titles and card.
+"""Push a folder to a hub: a model or adapter with all that belongs to it, or a prepared dataset.
 
 bert4rec push runs/shop/model ann/shop --private
+bert4rec push data/shop ann/shop-purchases
 
 The token is that of `hf auth login`, or HF_TOKEN. A second push of the same makes no commit.
 """
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder of a model or an adapter")
+    parser.add_argument("folder", type=Path, help="folder of a model, an adapter or a dataset")
     parser.add_argument("repository", help="user/name, made where there is none")
     parser.add_argument("--private", action="store_true", default=None, help="make it private")
     parser.add_argument("--revision", help="branch to push to, made where there is none")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from bert4rec_hf.data.prepared import load_prepared
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.recipe import choose_settings
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", default="unknown", help="of the dataset, for the card")
     options = parser.parse_args(arguments)
     try:
-        dataset = load_prepared(options.dataset)
+        dataset = open_dataset(options.dataset)
         train = dataset.train
         settings = choose_settings(len(train), len(train.values), dataset.num_items)
         sections = {

@@ -7,8 +7,13 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 
-def render_card(statistics: dict[str, Any]) -> str:
-    """Tell in Markdown what the folder holds, with the metadata that a hub reads."""
+def render_card(statistics: dict[str, Any], repository: str = "") -> str:
+    """Tell in Markdown what the folder holds, with the metadata that a hub reads.
+
+    Args:
+        statistics: As `prepare_dataset` returns them.
+        repository: Name of the dataset on a hub; empty for a folder.
+    """
     before, after, lengths = (statistics[key] for key in ("before", "after", "lengths"))
     ties = statistics["tied_timestamps"]
     facts = {
@@ -24,7 +29,7 @@ def render_card(statistics: dict[str, Any]) -> str:
     columns = list(parts["test"])
     name = statistics["file"] or statistics["source"]
     title = f"{name}, prepared for sequential recommendation"
-    tags = ["recommendation", "sequential-recommendation", "recommender-systems"]
+    tags = ["recommendation", "sequential-recommendation", "recsys", "next-item-prediction"]
     return CARD.format(
         metadata=DatasetCardData(pretty_name=title, tags=tags).to_yaml(),
         title=title,
@@ -33,6 +38,7 @@ def render_card(statistics: dict[str, Any]) -> str:
         dropped=_table(["interactions dropped by", ""], statistics["dropped"].items()),
         left_out=_table(["users not held out", ""], statistics["left_out"].items()),
         parts=_table(["", *columns], [[key, *map(parts[key].get, columns)] for key in parts]),
+        use=(USE_OF_REPOSITORY if repository else USE).format(repository=repository),
         settings=json.dumps(statistics["settings"], indent=2),
         **{key: statistics[key] for key in ("source", "fingerprint", "vocabulary_fingerprint")},
     )
@@ -80,12 +86,26 @@ Validation and test rank the held-out `target`, which follows the history `items
 
 Fingerprint `{fingerprint}`, of the vocabulary alone `{vocabulary_fingerprint}`.
 
+## Use
+
 ```python
-from datasets import load_from_disk
+{use}```
+"""
+
+USE = """from datasets import load_from_disk
 from transformers import AutoTokenizer
 
 histories = load_from_disk("this folder")["train"]
 tokenizer = AutoTokenizer.from_pretrained("this folder")
 tokenizer.convert_ids_to_tokens(histories[0]["items"])
-```
+"""
+
+USE_OF_REPOSITORY = """from datasets import load_dataset
+from huggingface_hub import hf_hub_download
+from transformers import PreTrainedTokenizerFast
+
+histories = load_dataset("{repository}")["train"]
+vocabulary = hf_hub_download("{repository}", "tokenizer.json", repo_type="dataset")
+tokenizer = PreTrainedTokenizerFast(tokenizer_file=vocabulary)
+tokenizer.convert_ids_to_tokens(histories[0]["items"])
 """

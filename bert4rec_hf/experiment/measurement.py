@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bert4rec_hf.config import build_section, override, unknown_name
 from bert4rec_hf.data.histories import Histories
-from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
+from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.vocabulary import ordered_items, vocabulary_fingerprint
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
 from bert4rec_hf.evaluation.evaluator import (
@@ -25,6 +25,7 @@ from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
 from bert4rec_hf.evaluation.significance import find_differences
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.tuners import ILoraModel
@@ -106,7 +107,7 @@ def evaluate_folder(
         ValueError: The vocabularies differ, or a setting is wrong.
     """
     config = read_protocol(arguments)
-    dataset = load_prepared(dataset_folder)
+    dataset = open_dataset(dataset_folder)
     name, folder = folder.name, fetch_folder(folder)
     check_vocabulary(folder, dataset)
     return {

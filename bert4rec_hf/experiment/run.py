@@ -11,12 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
+from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.card import write_card
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import (
     fingerprint_weights,
     save_model_folder,
@@ -68,7 +69,7 @@ def run_experiment(
     )
     accelerator.wait_for_everyone()
     learned = output / experiment.folder_name
-    dataset = load_prepared(Path(experiment.data.dataset))
+    dataset = open_dataset(experiment.data.dataset)
     base = experiment.base.model if experiment.base else None
     measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
     results = {"run": experiment.name, **trained, **measured}
@@ -109,7 +110,7 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
         ValueError: The output folder exists and the run is not resumed, or is another run's; or
             a step does not fit into memory.
     """
-    dataset = load_prepared(Path(experiment.data.dataset))
+    dataset = open_dataset(experiment.data.dataset)
     identity = identify_run(experiment, dataset, accelerator)
     memory = estimate_run(experiment, dataset, accelerator, ignores_memory=ignores_memory)
     model = build_model(experiment, dataset.vocab_size)

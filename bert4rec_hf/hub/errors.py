@@ -44,7 +44,8 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
     """Say what went wrong with a repository, and what to do."""
     hub = constants.ENDPOINT
     cause = error.__cause__
-    while not isinstance(error, HfHubHTTPError) and isinstance(cause, Exception):
+    named = HfHubHTTPError | LocalEntryNotFoundError
+    while not isinstance(error, named) and isinstance(cause, Exception):
         error, cause = cause, cause.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
@@ -70,7 +71,7 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
             "right to write, or a repository of your own"
         )
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return f"{name} is not in the cache, and {hub} cannot be reached: {first_line(error)}"
+        return f"{name} is not in the cache, and {hub} cannot be reached; check the connection"
     return (
         f"{name}: the connection to {hub} failed, {first_line(error)}; run it again, what was "
         "transferred already is not transferred again"

@@ -6,7 +6,7 @@ from huggingface_hub import snapshot_download
 
 from bert4rec_hf.modeling.repository import REPOSITORY
 
-from .errors import explaining_hub
+from .errors import HubError, explaining_hub
 
 UNREAD = ("*.bin", "*.pt", "*.pth", "*.onnx", "onnx/*", "*.png")
 """What a repository may hold and nobody here reads."""
@@ -44,14 +44,17 @@ def fetch_folder(
             f"there is no folder {name}; name one, or a {kind} of a hub as user/name"
         )
     revision = revision or part or None
-    with explaining_hub(repository, revision):
-        folder = snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=revision,
-            token=token,
-            ignore_patterns=list(UNREAD),
-        )
+    try:
+        with explaining_hub(repository, revision):
+            folder = snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                token=token,
+                ignore_patterns=list(UNREAD),
+            )
+    except HubError as error:
+        raise HubError(f"there is no folder {name}, and {error}") from error
     return Path(folder)
 
 

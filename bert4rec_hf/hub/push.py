@@ -11,6 +11,7 @@ from bert4rec_hf.modeling import BERT4RecConfig
 from bert4rec_hf.modeling.publishing import CARD_NAME, complete_folder
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
+from .dataset_repository import push_dataset
 from .errors import explaining_hub
 from .model_folder import check_model_folder, fingerprint_weights
 from .pull import is_repository
@@ -28,7 +29,7 @@ def push(  # noqa: PLR0913 - what people expect of a push
     token: str | bool | None = None,
     base: str | None = None,
 ) -> str:
-    """Publish a model or adapter folder.
+    """Publish a folder of a model, an adapter or a prepared dataset.
 
     Args:
         folder: As training or `save_pretrained` left it.
@@ -46,6 +47,8 @@ def push(  # noqa: PLR0913 - what people expect of a push
         ValueError: It is no such folder, or the base model of an adapter is on no hub.
         HubError: The hub cannot be reached, or refuses.
     """
+    if (folder / "statistics.json").is_file():
+        return push_dataset(folder, repo_id, private=private, revision=revision, token=token)
     check_model_folder(folder)
     with TemporaryDirectory() as name:
         stage = Path(name)

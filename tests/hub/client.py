@@ -61,6 +61,5 @@ class Client:
 
     def close(self) -> None:
         """End the process."""
-        self.process.stdin.close()
-        self.process.wait(timeout=10)
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.communicate()

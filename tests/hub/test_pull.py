@@ -110,3 +110,12 @@ def test_two_models_in_one_process_run_and_save_their_own_code(hub, bare_client,
     assert answers["ann/doubled is saved doubled"]
     assert not answers["ann/plain is saved doubled"]
     assert "trust_remote_code=True" in answers["refused"]
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
+    start = time.perf_counter()
+    with pytest.raises(OSError, match="no folder data/shop, and .*127.0.0.1:9 cannot be reached"):
+        fetch_folder("data/shop", kind="dataset")
+    assert time.perf_counter() - start < 5

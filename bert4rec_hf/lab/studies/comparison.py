@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 
-from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
+from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
 from bert4rec_hf.evaluation.evaluator import (
     LENGTH_GROUPS,
@@ -27,6 +27,7 @@ from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.significance import find_differences
 from bert4rec_hf.experiment.measurement import check_vocabulary, read_gates, read_protocol
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.tuners import ILoraModel
@@ -62,7 +63,7 @@ def compare_folders(
         ValueError: A folder is not of a run, runs of one name differ in more than the seed, or a
             setting is wrong.
     """
-    config, dataset = read_protocol(arguments), load_prepared(dataset_folder)
+    config, dataset = read_protocol(arguments), open_dataset(dataset_folder)
     runs = group_runs(folders)
     if against not in runs:
         raise ValueError(f"--against must be one of {', '.join(runs)}, got {against!r}")

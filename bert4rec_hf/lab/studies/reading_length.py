@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from bert4rec_hf.data.histories import Histories
-from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import Evaluation, evaluate_in_detail
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
 from bert4rec_hf.experiment.measurement import check_vocabulary, read_protocol
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import load_model
 
 ROUNDS = 3
@@ -47,7 +47,7 @@ def compare_lengths(
     Raises:
         ValueError: The vocabularies differ, or a length is below 2 or beyond the learned positions.
     """
-    config, dataset = read_protocol(arguments), load_prepared(dataset_folder)
+    config, dataset = read_protocol(arguments), open_dataset(dataset_folder)
     check_vocabulary(folder, dataset)
     model = load_model(folder)
     check_lengths(lengths, model.config)

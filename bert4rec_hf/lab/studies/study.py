@@ -14,13 +14,14 @@ from filelock import FileLock, Timeout
 from transformers.utils.logging import disable_progress_bar
 
 from bert4rec_hf.config import to_arguments
-from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
+from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import train_experiment
 from bert4rec_hf.experiment.spec import Experiment
+from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.training.run_folder import describe_changes, flatten, write_whole
 
@@ -137,7 +138,7 @@ def train_run(study: Study, run: StudyRun, folder: Path, measure: Measure) -> No
     is_resumed = (folder / "run.json").exists()
     results = train_experiment(experiment, folder, accelerator, is_resumed=is_resumed)
     model = load_model(folder / experiment.folder_name).to(accelerator.device).eval()
-    dataset = load_prepared(Path(experiment.data.dataset))
+    dataset = open_dataset(experiment.data.dataset)
     training = results["training"]
     point = {
         **run.labels,

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
+from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.experiment.measurement import evaluate_folder
 from bert4rec_hf.hub.card import render_summary
 from bert4rec_hf.lab.cards.comparison_card import render_comparison
@@ -72,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--lengths", type=int, nargs="+", metavar="N", help="read so many of the newest items"
     )
     parser.add_argument("--segments", type=Path, help="csv of user and segment, to report apart")
+    parser.add_argument(
+        "--verify", action="store_true", help="check the whole dataset first, however large it is"
+    )
     options, settings = parser.parse_known_args(arguments)
     accelerator = Accelerator()
     share_cores(accelerator)
@@ -80,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"{options.output} exists; choose another --output or remove it")
         if options.output and not options.output.parent.is_dir():
             raise ValueError(f"the folder of --output {options.output} does not exist; make it")
+        if options.verify:
+            load_prepared(options.dataset, verify=True)
         results = measure(options, settings, accelerator)
     except (OSError, SafetensorError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import run_experiment
@@ -48,10 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="go on where the estimate says that a step does not fit into memory",
     )
+    parser.add_argument(
+        "--verify", action="store_true", help="check the whole dataset first, however large it is"
+    )
     options, settings = parser.parse_known_args(arguments)
     try:
         experiment = load_experiment(options.config, settings, options.name)
         check_output(options.output, is_resumed=options.resume)
+        if options.verify:
+            load_prepared(experiment.data.dataset, verify=True)
         accelerator = build_accelerator(experiment, options.output)
         set_seed(experiment.training.seed, device_specific=True)
         results = run_experiment(

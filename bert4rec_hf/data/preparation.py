@@ -6,7 +6,6 @@ The folder holds a `datasets.DatasetDict` with int32 ids, the vocabulary as `tok
 titles where the source has them, everything that was measured, and a dataset card.
 """
 
-import hashlib
 import json
 import lzma
 import tempfile
@@ -40,6 +39,7 @@ from .reading import RawInteractions, collect_interactions
 from .sources import SOURCES
 from .splits import SPLITS, split_interactions
 from .titles import MissingColumnsError, read_titles
+from .verification import dataset_fingerprint
 from .vocabulary import (
     FIRST_ITEM_ID,
     build_vocabulary,
@@ -112,8 +112,8 @@ def prepare_dataset(
         "repeated": count_repeated(interactions, histories),
         "notes": notes + title_notes,
         "titles": len(titles),
-        "vocabulary_fingerprint": vocabulary_fingerprint(items),
-        "fingerprint": dataset_fingerprint(items, histories),
+        "vocabulary_fingerprint": (vocabulary := vocabulary_fingerprint(items)),
+        "fingerprint": dataset_fingerprint(vocabulary, histories),
         "versions": {module.__name__: module.__version__ for module in (datasets, np, pl)},
     }
     if raw.best_possible and config.split == "leave_one_out" and not any(dropped.values()):
@@ -267,18 +267,6 @@ def count_repeated(interactions: Interactions, histories: dict[str, Histories]) 
         owners = np.searchsorted(part.offsets, hits, side="right")
         targets[f"{name} targets seen before"] = len(np.unique(owners))
     return {"exact copies": count_copies(interactions), **targets}
-
-
-def dataset_fingerprint(items: list[str], histories: dict[str, Histories]) -> str:
-    """Hash the catalog and all ids, the same on every machine."""
-    digest = hashlib.sha256(vocabulary_fingerprint(items).encode())
-    for name, part in histories.items():
-        digest.update(f"{name} {len(part)} {len(part.values)}".encode())
-        digest.update(part.offsets.astype("<i8").tobytes())
-        digest.update(part.values.astype("<i4").tobytes())
-        if part.targets is not None:
-            digest.update(part.targets.astype("<i4").tobytes())
-    return digest.hexdigest()[:16]
 
 
 def write_folder(

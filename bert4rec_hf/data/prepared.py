@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from .histories import SPLIT_NAMES, Histories
+from .histories import Histories
+from .verification import check_columns, check_prepared, open_parts, read_statistics
 from .vocabulary import FIRST_ITEM_ID, load_vocabulary
 
 
@@ -57,21 +58,25 @@ class PreparedDataset:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def load_prepared(folder: str | Path) -> PreparedDataset:
-    """Open a folder that `prepare_dataset` wrote; vocabulary and titles are read when needed."""
+def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedDataset:
+    """Open a folder that `prepare_dataset` wrote; vocabulary and titles are read when needed.
+
+    Args:
+        folder: The folder.
+        verify: Check its whole content, not only what takes a moment.
+
+    Raises:
+        FileNotFoundError: It is no prepared dataset.
+        ValueError: Its content is not what was prepared.
+    """
     folder = Path(folder)
-    path = folder / "statistics.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a prepared dataset, it has no statistics.json; "
-            "scripts/prepare_data.py makes one"
-        )
-    parts = datasets.load_from_disk(str(folder))
-    return PreparedDataset(
-        folder=folder,
-        statistics=json.loads(path.read_text(encoding="utf-8")),
-        **{name: from_dataset(parts[name]) for name in SPLIT_NAMES},
-    )
+    statistics = read_statistics(folder)
+    parts = {}
+    for name, part in open_parts(folder).items():
+        check_columns(part, folder / name)
+        parts[name] = from_dataset(part)
+    check_prepared(folder, parts, statistics, wholly=verify)
+    return PreparedDataset(folder=folder, statistics=statistics, **parts)
 
 
 def from_dataset(dataset: datasets.Dataset) -> Histories:

@@ -117,6 +117,17 @@ def test_a_mistake_is_named_before_anything_is_measured(
     assert message in capsys.readouterr().err
 
 
+def test_all_of_a_large_dataset_is_checked_on_request(folders, tmp_path, monkeypatch, capsys):
+    model, dataset = folders
+    monkeypatch.setattr("bert4rec_hf.data.verification.QUICK_BYTES", 0)
+    changed = shutil.copytree(dataset, tmp_path / "changed")
+    statistics = json.loads((changed / "statistics.json").read_text())
+    (changed / "statistics.json").write_text(json.dumps(statistics | {"fingerprint": "0" * 16}))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, model, "--dataset", changed, "--verify")
+    assert "statistics.json says 0000000000000000" in capsys.readouterr().err
+
+
 def test_a_truncated_model_is_named(folders, tmp_path, monkeypatch, capsys):
     model, dataset = folders
     broken = tmp_path / "model"

@@ -1,0 +1,216 @@
+"""A prepared folder is checked against what it says of itself, before a number is computed from it.
+
+Quickly at every start: files, types, ranges of ids, counts, and the fingerprint of the content
+where hashing it takes no more than a moment. Wholly on request: also of large datasets, with the
+vocabulary and the users.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from .histories import SPLIT_NAMES, Histories
+from .strict_json import read_json
+from .vocabulary import FIRST_ITEM_ID, ordered_items, read_ids, vocabulary_fingerprint
+
+STATISTICS_BYTES = 10_000_000
+QUICK_BYTES = 200_000_000
+"""Of ids: so many are hashed in less than a second, and more only on request."""
+
+QUICK_VOCABULARY_BYTES = 20_000_000
+"""Of `tokenizer.json`, likewise; half a million items."""
+
+
+def dataset_fingerprint(vocabulary: str, histories: dict[str, Histories]) -> str:
+    """Hash the catalog and all ids, the same on every machine.
+
+    Args:
+        vocabulary: The `vocabulary_fingerprint` of the catalog.
+        histories: By the name of their split.
+    """
+    digest = hashlib.sha256(vocabulary.encode())
+    for name, part in histories.items():
+        digest.update(f"{name} {len(part)} {len(part.values)}".encode())
+        digest.update(part.offsets.astype("<i8").tobytes())
+        digest.update(part.values.astype("<i4").tobytes())
+        if part.targets is not None:
+            digest.update(part.targets.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Read what was measured when the folder was written.
+
+    Raises:
+        FileNotFoundError: The folder is no prepared dataset.
+        ValueError: The file is broken, or lacks what every dataset has.
+    """
+    path = folder / "statistics.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a prepared dataset, it has no statistics.json; "
+            "scripts/prepare_data.py makes one"
+        )
+    statistics = read_json(path, STATISTICS_BYTES)
+    after = statistics.get("after")
+    items = after.get("items") if isinstance(after, dict) else None
+    prints = [statistics.get(name) for name in ("fingerprint", "vocabulary_fingerprint")]
+    if type(items) is not int or items < 1 or not all(isinstance(each, str) for each in prints):
+        raise ValueError(
+            f"{path} lacks after.items, fingerprint or vocabulary_fingerprint; prepare the dataset "
+            "again"
+        )
+    return statistics
+
+
+def open_parts(folder: Path) -> dict[str, datasets.Dataset]:
+    """Open the Arrow files of a prepared folder, all of which must lie in it.
+
+    Returns:
+        A dataset per split, each file memory-mapped.
+
+    Raises:
+        ValueError: A file is missing, broken or elsewhere.
+    """
+    for name in SPLIT_NAMES:
+        state = folder / name / "state.json"
+        files = read_json(state).get("_data_files") if state.is_file() else None
+        for each in files if isinstance(files, list) and files else [None]:
+            file = each.get("filename") if isinstance(each, dict) else None
+            if not isinstance(file, str) or not file or Path(file).name != file:
+                raise ValueError(f"{state} names no Arrow files beside it, got {file!r}")
+            if not (folder / name / file).is_file():
+                raise ValueError(f"{state} names {file}, which is missing in {folder / name}")
+    try:
+        parts = datasets.load_from_disk(str(folder))
+        return {name: parts[name] for name in SPLIT_NAMES}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(f"{folder} cannot be opened as a dataset: {error}") from error
+
+
+def check_columns(part: datasets.Dataset, files: Path) -> None:
+    """Refuse columns of other types, or whose parts do not fit together.
+
+    Args:
+        part: A split.
+        files: Its folder.
+
+    Raises:
+        ValueError: They are so.
+    """
+    needed = {"items": pa.list_(pa.int32())}
+    if files.name != "train":
+        needed["target"] = pa.int32()
+    for column, kind in needed.items():
+        if column not in part.data.column_names:
+            raise ValueError(f"{files} has no column {column}; prepare the dataset again")
+        values = part.data.column(column)
+        if values.type != kind:
+            raise ValueError(f"{column} of {files} must be {kind}, got {values.type}")
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{column} of {files} is damaged: {error}") from error
+        if values.null_count:
+            raise ValueError(f"{column} of {files} has {values.null_count} empty rows")
+
+
+def check_prepared(
+    folder: Path, parts: dict[str, Histories], statistics: dict[str, Any], *, wholly: bool
+) -> None:
+    """Compare histories with what the folder says of them.
+
+    Args:
+        folder: The prepared dataset.
+        parts: Its histories by split.
+        statistics: Its `statistics.json`.
+        wholly: Hash also what takes long, and check the vocabulary.
+
+    Raises:
+        ValueError: They differ; it names the file, and the row where there is one.
+    """
+    vocab_size = statistics["after"]["items"] + FIRST_ITEM_ID
+    for name, part in parts.items():
+        check_ids_of(part, folder / name, vocab_size)
+        check_counts(part, folder / name, statistics)
+    if wholly or (folder / "tokenizer.json").stat().st_size <= QUICK_VOCABULARY_BYTES:
+        check_vocabulary(folder, statistics)
+    if wholly or sum(part.values.nbytes for part in parts.values()) <= QUICK_BYTES:
+        found = dataset_fingerprint(statistics["vocabulary_fingerprint"], parts)
+        if found != statistics["fingerprint"]:
+            raise ValueError(
+                f"the histories in {folder} are not those that were prepared: their fingerprint is "
+                f"{found}, statistics.json says {statistics['fingerprint']}; a file was changed or "
+                "damaged, prepare the dataset again"
+            )
+
+
+def check_vocabulary(folder: Path, statistics: dict[str, Any]) -> None:
+    """Refuse a vocabulary of other items than the ids stand for.
+
+    Raises:
+        ValueError: It is so.
+    """
+    path = folder / "tokenizer.json"
+    items = ordered_items(read_ids(path))
+    if len(items) != statistics["after"]["items"]:
+        raise ValueError(
+            f"{path} has {len(items):,} items and statistics.json says "
+            f"{statistics['after']['items']:,}; prepare the dataset again"
+        )
+    found, said = vocabulary_fingerprint(items), statistics["vocabulary_fingerprint"]
+    if found != said:
+        raise ValueError(
+            f"{path} is not the vocabulary that the dataset was prepared with (fingerprints "
+            f"{found} and {said}); prepare the dataset again"
+        )
+
+
+def check_ids_of(part: Histories, files: Path, vocab_size: int) -> None:
+    """Refuse ids that are no items of the catalog.
+
+    Raises:
+        ValueError: There is one; it names the row.
+    """
+    if len(part.values) and not _all_items(part.values, vocab_size):
+        place = int(np.argmax((part.values < FIRST_ITEM_ID) | (part.values >= vocab_size)))
+        row = int(np.searchsorted(part.offsets, place, side="right")) - 1
+        raise ValueError(_wrong_id(files, row, "an item", part.values[place], vocab_size))
+    if part.targets is not None and len(part.targets) and not _all_items(part.targets, vocab_size):
+        row = int(np.argmax((part.targets < FIRST_ITEM_ID) | (part.targets >= vocab_size)))
+        raise ValueError(_wrong_id(files, row, "the target", part.targets[row], vocab_size))
+
+
+def _all_items(ids: np.ndarray, vocab_size: int) -> bool:
+    return ids.min() >= FIRST_ITEM_ID and ids.max() < vocab_size
+
+
+def _wrong_id(files: Path, row: int, what: str, number: int, vocab_size: int) -> str:
+    special = {0: " (padding)", 1: " (the mask)"}.get(int(number), "")
+    arrow = sorted(files.glob("*.arrow"))
+    where = arrow[0] if len(arrow) == 1 else files  # rows are counted through all files of a split
+    return (
+        f"{where}, row {row:,}: {what} has the id {number}{special}; those of this catalog go from "
+        f"{FIRST_ITEM_ID} to {vocab_size - 1:,}, prepare the dataset again"
+    )
+
+
+def check_counts(part: Histories, files: Path, statistics: dict[str, Any]) -> None:
+    """Refuse a part that has lost or gained histories since it was measured.
+
+    Raises:
+        ValueError: It has.
+    """
+    splits = statistics.get("splits")
+    said = splits.get(files.name) if isinstance(splits, dict) else None
+    found = {"histories": len(part), "interactions": len(part.values)}
+    for name, count in found.items():
+        if not isinstance(said, dict) or said.get(name) != count:
+            raise ValueError(
+                f"{files} has {count:,} {name}, and statistics.json says otherwise; prepare the "
+                "dataset again"
+            )

@@ -35,7 +35,7 @@ class DataConfig:
     """Which prepared dataset to learn from, and what the model is shown of it."""
 
     dataset: str
-    """Folder that scripts/prepare_data.py wrote."""
+    """Folder that bert4rec prepare wrote."""
 
     mask_ratio: float | int = 0.2
     """Expected share of masked items in a view."""

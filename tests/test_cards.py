@@ -6,15 +6,14 @@ import yaml
 from bert4rec_hf.commands import report
 from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment.load import load_experiment
-from bert4rec_hf.hub.card import render_card, render_results_table
+from bert4rec_hf.hub.card import render_card
 from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
 from bert4rec_hf.lab.cards.comparison_card import (
     render_comparison_card,
-    render_comparisons,
-    render_seeds,
     split_comparisons,
 )
+from bert4rec_hf.lab.cards.overview import render_overview
 from bert4rec_hf.lab.cards.report import is_drawn
 from bert4rec_hf.lab.cards.scaling_card import render_scaling_card
 from bert4rec_hf.lab.cards.study_card import render_study_card
@@ -47,7 +46,7 @@ def test_the_list_is_not_empty():
 def test_a_committed_card_says_what_was_measured(path):
     card = ROOT / "model_cards" / f"{path.stem}.md"
     assert card.read_text(encoding="utf-8") == render_card(read_results(path)), (
-        "run scripts/report.py"
+        "run bert4rec report"
     )
 
 
@@ -78,7 +77,7 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
     results = read_results(path)
     card = ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
-    assert text == render_comparison_card(path.stem, results), "run scripts/report.py"
+    assert text == render_comparison_card(path.stem, results), "run bert4rec report"
     assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     for name, runs in results["runs"].items():
         folder, _, stem = name.partition("-")
@@ -102,7 +101,7 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
 def test_a_committed_search_is_of_a_committed_config_and_says_what_was_found(path, monkeypatch):
     results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
-    assert text == render_study_card(path.stem, results), "run scripts/report.py"
+    assert text == render_study_card(path.stem, results), "run bert4rec report"
     assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert not results["commit"].endswith("-dirty")
     dataset, _, name = path.stem.partition("-")
@@ -119,7 +118,7 @@ def test_a_committed_search_is_of_a_committed_config_and_says_what_was_found(pat
 def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, monkeypatch):
     results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
-    assert text == render_scaling_card(path.stem, results), "run scripts/report.py"
+    assert text == render_scaling_card(path.stem, results), "run bert4rec report"
     assert card.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     dataset, _, name = path.stem.partition("-")
     monkeypatch.chdir(ROOT)
@@ -137,7 +136,7 @@ def test_a_committed_study_of_scale_has_all_runs_of_a_committed_config(path, mon
 def test_a_committed_ablation_has_all_runs_of_a_committed_config(path, monkeypatch):
     results, card = read_results(path), ROOT / "model_cards" / f"{path.stem}.md"
     text = card.read_text(encoding="utf-8")
-    assert text == render_ablation_card(path.stem, results), "run scripts/report.py"
+    assert text == render_ablation_card(path.stem, results), "run bert4rec report"
     dataset, _, name = path.stem.partition("-")
     monkeypatch.chdir(ROOT)
     study = load_ablation(ROOT / "configs" / dataset / f"{name}.yaml")
@@ -152,7 +151,7 @@ def test_a_committed_ablation_has_all_runs_of_a_committed_config(path, monkeypat
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
     files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS, *ABLATIONS]
-    assert cards - {"benchmarks", "report"} == {path.stem for path in files}
+    assert cards - {"README", "benchmarks", "report"} == {path.stem for path in files}
 
 
 @pytest.mark.parametrize("name", ["benchmarks", "report"])
@@ -163,13 +162,13 @@ def test_the_committed_benchmarks_and_the_report_say_what_was_measured(name):
         "report": lambda: report.render_report(results),
     }[name]()
     committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
-    assert committed == expected, "run scripts/report.py"
+    assert committed == expected, "run bert4rec report"
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_benchmarks_of_configurations_are_drawn(path):
     picture = ROOT / "model_cards" / f"benchmark-{path.stem}.png"
-    assert picture.exists() == is_drawn(read_results(path)), "run scripts/report.py"
+    assert picture.exists() == is_drawn(read_results(path)), "run bert4rec report"
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
@@ -181,17 +180,23 @@ def test_committed_benchmarks_name_what_they_depend_on(path):
     assert all(each["versions"] for each in results["contestants"] if not each["failure"])
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("results", render_results_table([read_results(path) for path in RESULTS])),
-        ("seeds", render_seeds(RECIPES)),
-        ("comparisons", render_comparisons(ADAPTERS)),
-    ],
-)
-def test_the_tables_of_the_readme_say_what_was_measured(name, expected):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, _, rest = readme.partition(f"<!-- {name} -->\n")
+TABLES = [
+    (path, name, table)
+    for path, tables in report.render_tables(report.read_all()).items()
+    for name, table in tables.items()
+]
+
+
+@pytest.mark.parametrize(("path", "name", "expected"), TABLES)
+def test_the_tables_of_the_readmes_say_what_was_measured(path, name, expected):
+    _, _, rest = path.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     table, end, _ = rest.partition(f"\n<!-- /{name} -->")
     assert end
-    assert table == expected, "run scripts/report.py"
+    assert table == expected, "run bert4rec report"
+
+
+def test_a_model_below_item_knn_is_marked_in_the_overview():
+    run = read_results(ROOT / "model_cards" / "results" / "ml100k-bert4rec.json")
+    assert "(**below item-kNN**)" in render_overview({}, {"worse": run})
+    run["test"]["metrics"]["ndcg@10"] = 0.0766  # item-kNN has .0765
+    assert "below item-kNN" not in render_overview({}, {"better": run})

@@ -69,7 +69,7 @@ def test_a_model_has_the_parameters_that_its_name_says(name, num_items, millions
 def test_a_search_is_one_of_settings_that_the_experiment_has(path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     assert load_search(path).ranges
-    command = f"python scripts/tune.py configs/{path.relative_to(CONFIGS)} --output"
+    command = f"bert4rec tune configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()
 
 
@@ -85,7 +85,7 @@ def test_a_study_of_scale_has_five_sizes_over_two_orders_of_magnitude(path, monk
     assert len(sizes) >= 5
     assert max(sizes) > 100 * min(sizes)
     assert len(study.description["study"]["seeds"]) >= 3
-    command = f"python scripts/scale.py configs/{path.relative_to(CONFIGS)} --output"
+    command = f"bert4rec scale configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()
 
 
@@ -96,5 +96,5 @@ def test_an_ablation_changes_settings_that_the_experiment_has(path, monkeypatch)
     recipe, *changed = [study.build(run) for run in study.runs]
     assert len(changed) > 5
     assert all(experiment != recipe for experiment in changed)
-    command = f"python scripts/ablate.py configs/{path.relative_to(CONFIGS)} --output"
+    command = f"bert4rec ablate configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()

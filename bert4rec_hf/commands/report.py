@@ -19,6 +19,7 @@ from bert4rec_hf.lab.cards.comparison_card import (
     render_seeds,
     split_comparisons,
 )
+from bert4rec_hf.lab.cards.overview import render_overview
 from bert4rec_hf.lab.cards.plots import (
     plot_comparison,
     plot_configurations,
@@ -82,11 +83,24 @@ def write_cards(
         print(card.relative_to(ROOT))
 
 
+def render_tables(results: dict[str, Results]) -> dict[Path, dict[str, str]]:
+    """Tables by the file that has them, and by their marks there."""
+    recipes, adapters = split_comparisons(results["comparisons"])
+    return {
+        ROOT / "README.md": {"results": render_overview(recipes, results["runs"])},
+        CARDS / "README.md": {
+            "seeds": render_seeds(recipes),
+            "results": render_results_table(list(results["runs"].values())),
+            "comparisons": render_comparisons(adapters),
+        },
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read results, write cards, report and tables."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    ).parse_args(arguments)
     results = read_all()
     write_cards(results["runs"], lambda _, run: render_card(run))
     write_cards(results["comparisons"], render_comparison_card, plot_comparison)
@@ -100,12 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         CARDS / "benchmarks.md": render_benchmarks(results["benchmarks"]),
         CARDS / "report.md": render_report(results),
     }
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    recipes, adapters = split_comparisons(results["comparisons"])
-    text = render_readme(text, "seeds", render_seeds(recipes))
-    text = render_readme(text, "results", render_results_table(list(results["runs"].values())))
-    tables[readme] = render_readme(text, "comparisons", render_comparisons(adapters))
+    for readme, marked in render_tables(results).items():
+        text = readme.read_text(encoding="utf-8")
+        for name, table in marked.items():
+            text = render_readme(text, name, table)
+        tables[readme] = text
     for path, text in tables.items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

@@ -178,7 +178,7 @@ def judge(results: dict[str, Any], metric: str = "ndcg@10") -> str:
 
 
 def render_results_table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line per run for the README: the model, the baselines and the best published.
+    """One line per run for the list of cards: the model, the baselines and the best published.
 
     Args:
         runs: Contents of results files.
@@ -193,7 +193,7 @@ def render_results_table(runs: Sequence[dict[str, Any]]) -> str:
         published = results["experiment"]["card"]["published"]
         best = max(published, key=lambda other: other["ndcg@10"], default=None)
         cells = [
-            f"[{name}](model_cards/{name}.md)",
+            f"[{name}]({name}.md)",
             "left out" if results["test"]["protocol"]["exclude_seen"] else "ranked",
             f"**{headline(results['test']['metrics'])}**",
             headline(baselines["popularity"]["metrics"]),

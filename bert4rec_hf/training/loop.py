@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.training.agreement import StopAgreement
@@ -30,6 +30,7 @@ from bert4rec_hf.training.gradients import (
 )
 from bert4rec_hf.training.interruption import Interrupted, deferring_signals
 from bert4rec_hf.training.optimizer import build_optimizer, learning_rate, row_tables
+from bert4rec_hf.training.progress import show_progress
 from bert4rec_hf.training.sharding import (
     gather_model,
     is_sharded,
@@ -133,12 +134,11 @@ class TrainingRun:
         """Take the arguments of `train`."""
         state = self.state
         self.guard.describe_batches = partial(describe_batches, loader, self.accelerator)
-        progress = tqdm(
-            total=self.config.max_steps,
+        progress = show_progress(
+            self.config.max_steps,
+            "step",
             initial=state.step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
+            is_shown=self.accelerator.is_main_process,
         )
         pace = _Pace(state)
         num_histories = loader.batch_sampler.batch_size * self.accelerator.num_processes

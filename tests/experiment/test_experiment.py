@@ -251,7 +251,7 @@ def test_a_dataset_with_another_vocabulary_is_refused(run, tmp_path):
 
 def test_a_missing_dataset_is_refused(config, tmp_path):
     experiment = load_experiment(config, ["--data.dataset", str(tmp_path / "none")])
-    with pytest.raises(FileNotFoundError, match=r"none is not a prepared dataset.*prepare_data.py"):
+    with pytest.raises(FileNotFoundError, match="none is not a prepared dataset.*bert4rec prepare"):
         run_experiment(
             experiment, tmp_path / "out", build_accelerator(experiment, tmp_path / "out")
         )

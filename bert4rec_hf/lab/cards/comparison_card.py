@@ -48,19 +48,19 @@ def render_comparison_card(name: str, results: dict[str, Any]) -> str:
 
 
 def render_comparisons(comparisons: dict[str, dict[str, Any]]) -> str:
-    """Tables for the README, each with a link to its card.
+    """Tables for the list of cards, each with a link to its card.
 
     Args:
         comparisons: Contents of results files by name.
     """
     return "\n\n".join(
-        f"[{name}](model_cards/{name}.md), on test:\n\n{render_comparison(results)}"
+        f"[{name}]({name}.md), on test:\n\n{render_comparison(results)}"
         for name, results in comparisons.items()
     )
 
 
 def render_seeds(comparisons: dict[str, dict[str, Any]]) -> str:
-    """One line per experiment for the README: means over seeds, item-kNN and the best published.
+    """One line per experiment: means over seeds, item-kNN and the best published.
 
     Args:
         comparisons: Contents of results files by name.
@@ -71,7 +71,7 @@ def render_seeds(comparisons: dict[str, dict[str, Any]]) -> str:
             published = runs[0]["experiment"]["card"]["published"]
             best = max(published, key=lambda other: other["ndcg@10"], default=None)
             cells = [
-                f"[{name}](model_cards/{comparison}.md)",
+                f"[{name}]({comparison}.md)",
                 str(len(runs)),
                 *(f"**{spread(runs, metric)}**" for metric in METRICS),
                 headline(results["baselines"]["item_knn"]),
@@ -84,7 +84,7 @@ def render_seeds(comparisons: dict[str, dict[str, Any]]) -> str:
 def split_comparisons(
     comparisons: dict[str, dict[str, Any]],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Tell comparisons of recipes from those where an experiment trains an adapter."""
+    """Separate comparisons of recipes from those where an experiment trains an adapter."""
     adapters = {
         name: results
         for name, results in comparisons.items()
@@ -95,14 +95,14 @@ def split_comparisons(
 
 
 def describe_differences(results: dict[str, Any]) -> list[str]:
-    """Say of each experiment whether it is better, worse or not to be told apart."""
+    """Say of each experiment whether it is better or worse, or whether that may be luck."""
     lines = []
     base = mean_over_seeds(results["runs"][results["against"]], "ndcg@10")
     for name, differences in results["differences"].items():
         found = differences["ndcg@10"]
         verdict = "better than" if found["difference"] > 0 else "worse than"
         if found["p_value"] >= SIGNIFICANT:
-            verdict = "not to be told from"
+            verdict = "not significantly different from"
         lines.append(
             f"{name} is {verdict} {results['against']} in NDCG@10: "
             f"{found['difference'] / base:+.1%}, p = {found['p_value']:.2g}"

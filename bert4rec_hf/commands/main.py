@@ -11,7 +11,7 @@ COMMANDS = {
     "recipe": "write the experiment that the recipe has for a prepared dataset",
     "train": "train or fine-tune one experiment, and measure it",
     "evaluate": "measure a folder beside the baselines, or compare several",
-    "recommend": "recommend items for a history",
+    "recommend": "recommend items for a history, or for all users of a shop",
     "export": "write a model as an ONNX file that recommends by itself",
     "tune": "search for the settings of an experiment",
     "scale": "train at several sizes and fit the laws they follow",

@@ -1,9 +1,11 @@
 """Raw item ↔ id, read from a model folder in a moment however large the catalog is."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from bert4rec_hf.data.vocabulary import FIRST_ITEM_ID
@@ -40,6 +42,32 @@ class Catalog:
     def items(self) -> list[str]:
         """All raw items, in the order of their ids."""
         return self.names[FIRST_ITEM_ID:]
+
+    @cached_property
+    def _enum(self) -> pl.Enum:
+        return pl.Enum(self.items)
+
+    def find_places(self, items: pl.Series) -> pl.Series:
+        """Place of each item in the catalog, counted from 0; null where it is not in it.
+
+        Args:
+            items: (items,) texts.
+        """
+        return items.cast(self._enum, strict=False).to_physical()
+
+    def count(self, interactions: pl.LazyFrame) -> np.ndarray:
+        """(vocab,) interactions with each item; those with other items do not count.
+
+        Args:
+            interactions: With a column `item` of texts.
+        """
+        counted = interactions.group_by("item").len().collect(engine="streaming")
+        places = self.find_places(counted["item"])
+        popularity = np.zeros(len(self), dtype=np.int64)
+        is_known = places.is_not_null()
+        known = places.filter(is_known).to_numpy().astype(np.int64)
+        popularity[known + FIRST_ITEM_ID] = counted["len"].filter(is_known).to_numpy()
+        return popularity
 
     def find(self, items: Iterable[str]) -> np.ndarray:
         """(known,) ids of those items that are in the catalog."""

@@ -185,7 +185,14 @@ class Recommender:
                 is out of range, or none of the candidates is in the catalog.
             TypeError: An item of the one history is not a string.
         """
-        options = self._read_options(k, candidates, exclude, exclude_seen, cold, unknown)
+        options = self.read_options(
+            k,
+            candidates=candidates,
+            exclude=exclude,
+            exclude_seen=exclude_seen,
+            cold=cold,
+            unknown=unknown,
+        )
         batch = read_histories(histories)
         encoded, problems = self._encode(batch, options)
         rows: list[Recommendations] = []
@@ -198,16 +205,17 @@ class Recommender:
             rows[row].problem = problem
         return answer(batch, rows)
 
-    def _read_options(  # noqa: PLR0913 - those of `recommend`
+    def read_options(  # noqa: PLR0913 - those of `recommend`
         self,
         k: int,
-        candidates: Iterable[str] | None,
-        exclude: Iterable[str] | Mapping[Any, Iterable[str]] | None,
-        exclude_seen: bool,
-        cold: str,
-        unknown: str,
+        *,
+        candidates: Iterable[str] | None = None,
+        exclude: Iterable[str] | Mapping[Any, Iterable[str]] | None = None,
+        exclude_seen: bool = True,
+        cold: str = "error",
+        unknown: str = "error",
     ) -> Options:
-        """Check the options of a request."""
+        """Check the options of a request; they are told by `recommend`."""
         _check_choice("unknown", unknown, UNKNOWN_ITEMS)
         _check_choice("cold", cold, COLD_HISTORIES)
         if k < 1:

@@ -36,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", help="of the run; that of the file if not given")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
+        "--refit",
+        type=Path,
+        metavar="RUN",
+        help="train on a dataset without a held-out part, as long as that run took to be best",
+    )
+    parser.add_argument(
         "--profile",
         type=int,
         nargs="?",
@@ -67,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             is_resumed=options.resume,
             profiled_steps=options.profile,
             ignores_memory=options.ignore_memory_estimate,
+            refit=options.refit,
         )
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")

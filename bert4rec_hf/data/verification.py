@@ -79,17 +79,24 @@ def open_parts(folder: Path) -> dict[str, datasets.Dataset]:
     for name in SPLIT_NAMES:
         state = folder / name / "state.json"
         files = read_json(state).get("_data_files") if state.is_file() else None
-        for each in files if isinstance(files, list) and files else [None]:
+        for each in files if isinstance(files, list) else [None]:
             file = each.get("filename") if isinstance(each, dict) else None
             if not isinstance(file, str) or not file or Path(file).name != file:
                 raise ValueError(f"{state} names no Arrow files beside it, got {file!r}")
             if not (folder / name / file).is_file():
                 raise ValueError(f"{state} names {file}, which is missing in {folder / name}")
     try:
-        parts = datasets.load_from_disk(str(folder))
-        return {name: parts[name] for name in SPLIT_NAMES}
+        return {name: open_part(folder / name) for name in SPLIT_NAMES}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise ValueError(f"{folder} cannot be opened as a dataset: {error}") from error
+
+
+def open_part(folder: Path) -> datasets.Dataset:
+    """Open one split; of an empty one `datasets` writes no file, and cannot load it."""
+    if read_json(folder / "state.json")["_data_files"]:
+        return datasets.load_from_disk(str(folder))
+    features = datasets.DatasetInfo.from_directory(str(folder)).features
+    return datasets.Dataset.from_dict({column: [] for column in features}, features=features)
 
 
 def check_columns(part: datasets.Dataset, files: Path) -> None:

@@ -38,12 +38,13 @@ from bert4rec_hf.training.run_folder import flatten, open_output
 
 from .build import build_loader, build_model, initialize
 from .measurement import check_vocabulary, count_parameters, measure
+from .refit import plan_refit
 from .spec import Experiment
 
 logger = logging.getLogger(__name__)
 
 
-def run_experiment(
+def run_experiment(  # noqa: PLR0913 - the options of a run
     experiment: Experiment,
     output: Path,
     accelerator: Accelerator,
@@ -51,14 +52,34 @@ def run_experiment(
     is_resumed: bool = False,
     profiled_steps: int = 0,
     ignores_memory: bool = False,
+    refit: Path | None = None,
 ) -> dict[str, Any]:
     """Train, keep the best model, measure it and write its card.
 
-    Takes the arguments of train_experiment, and raises what that does.
+    Takes the arguments of train_experiment, and raises what that and plan_refit do.
+
+    Args:
+        experiment: What to run.
+        output: The run's folder.
+        accelerator: As `build_accelerator` makes it.
+        is_resumed: Go on from the newest checkpoint in that folder.
+        profiled_steps: How many steps to profile, near the first.
+        ignores_memory: Go on where a step is estimated not to fit.
+        refit: Folder of a finished run, its twin, where this one trains on everything; the results
+            then are the twin's.
 
     Returns:
         What stands in `results.json`.
     """
+    dataset = open_dataset(experiment.data.dataset)
+    measured = None
+    if refit is not None:
+        experiment, measured = plan_refit(experiment, refit, dataset)
+    elif len(dataset.validation) == 0:
+        raise ValueError(
+            f"{dataset.folder} holds out nothing to validate; name a finished run of this "
+            "experiment by --refit, which tells how long to train, or prepare with another split"
+        )
     trained = train_experiment(
         experiment,
         output,
@@ -69,10 +90,10 @@ def run_experiment(
     )
     accelerator.wait_for_everyone()
     learned = output / experiment.folder_name
-    dataset = open_dataset(experiment.data.dataset)
     base = experiment.base.model if experiment.base else None
-    measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
-    results = {"run": experiment.name, **trained, **measured}
+    if measured is None:
+        measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
+    results = {**measured, "run": experiment.name, **trained}
     if accelerator.is_main_process:
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         write_card(results, learned / "README.md")
@@ -141,7 +162,7 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
 
     loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
     with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
-        state = run.train(loader, validate, keep_best, on_step)
+        state = run.train(loader, validate if len(split) else None, keep_best, on_step)
     peak = peak_memory(accelerator.device)
     for tracker in accelerator.trackers:  # not end_training, which parts the processes as well
         tracker.finish()

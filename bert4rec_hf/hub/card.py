@@ -147,6 +147,11 @@ def render_summary(results: dict[str, Any]) -> str:
         for name, share in results["share_of_best"].items()
         if name in metrics
     ]
+    if refit := results.get("refit"):
+        lines.append(
+            f"these are the numbers of its twin {refit['twin']}; this model was trained on all "
+            f"{refit['interactions']:,} interactions, for {results['training']['step']:,} steps"
+        )
     if experts := results.get("experts"):
         means = ", ".join(f"{mean:.2f}" for mean in experts["mean"])
         lines.append(

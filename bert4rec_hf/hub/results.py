@@ -43,6 +43,9 @@ class RunResults(TypedDict):
 
     share_of_best: dict[str, float]
     experts: NotRequired[dict[str, Any]]
+    refit: NotRequired[dict[str, Any]]
+    """Trained on everything: what is measured here is its twin."""
+
     device: dict[str, Any]
     mixed_precision: str
     dynamo_backend: str

@@ -99,7 +99,7 @@ class TrainingRun:
     def train(
         self,
         loader: DataLoader,
-        evaluate: Callable[[nn.Module], Metrics],
+        evaluate: Callable[[nn.Module], Metrics] | None,
         keep_best: Callable[[nn.Module], None],
         on_step: Callable[[], None] = lambda: None,
     ) -> TrainingState:
@@ -107,7 +107,8 @@ class TrainingRun:
 
         Args:
             loader: The batches that are still to come.
-            evaluate: Validation metrics of the whole model, the same on every process.
+            evaluate: Validation metrics of the whole model, the same on every process; None where
+                nothing is held out, and what is kept is the newest.
             keep_best: Called with the whole model whenever it is the best so far.
             on_step: Called after every optimizer step.
 
@@ -127,7 +128,7 @@ class TrainingRun:
     def _take_steps(
         self,
         loader: DataLoader,
-        evaluate: Callable[[nn.Module], Metrics],
+        evaluate: Callable[[nn.Module], Metrics] | None,
         keep_best: Callable[[nn.Module], None],
         on_step: Callable[[], None],
     ) -> None:
@@ -203,7 +204,7 @@ class TrainingRun:
 
     def _validate_and_save(
         self,
-        evaluate: Callable[[nn.Module], Metrics],
+        evaluate: Callable[[nn.Module], Metrics] | None,
         keep_best: Callable[[nn.Module], None],
     ) -> None:
         """Do what is due after a step."""
@@ -236,11 +237,15 @@ class TrainingRun:
 
     def _validate(
         self,
-        evaluate: Callable[[nn.Module], Metrics],
+        evaluate: Callable[[nn.Module], Metrics] | None,
         keep_best: Callable[[nn.Module], None],
     ) -> None:
         """Judge the model by its validation metrics and keep it if it is the best so far."""
         state, model = self.state, self.whole()
+        if evaluate is None:
+            check_finite(dict(model.named_parameters()), state.step)
+            keep_best(model)
+            return
         try:
             # One process is free to leave it; several would wait for each other.
             with deferring_signals(is_deferred=self.accelerator.num_processes > 1):
@@ -261,6 +266,8 @@ class TrainingRun:
 
     def _judge_end(self) -> None:
         """Warn where validation was still improving."""
+        if not self.state.validations:
+            return
         metric, max_steps = self.config.metric, self.config.max_steps
         self.state.still_improving = still_improving(self.state.validations, metric)
         if self.state.still_improving > NOTABLE_RISE and self.accelerator.is_main_process:

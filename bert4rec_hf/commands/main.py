@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure a folder beside the baselines, or compare several",
     "recommend": "recommend items for a history, or for all users of a shop",
     "export": "write a model as an ONNX file that recommends by itself",
+    "serve": "serve a model over HTTP",
     "tune": "search for the settings of an experiment",
     "scale": "train at several sizes and fit the laws they follow",
     "ablate": "train with one thing changed at a time",

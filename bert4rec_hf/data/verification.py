@@ -93,6 +93,8 @@ def open_parts(folder: Path) -> dict[str, datasets.Dataset]:
 
 def open_part(folder: Path) -> datasets.Dataset:
     """Open one split; of an empty one `datasets` writes no file, and cannot load it."""
+    if not (folder / "dataset_info.json").is_file():
+        raise ValueError(f"{folder / 'dataset_info.json'} is missing")
     if read_json(folder / "state.json")["_data_files"]:
         return datasets.load_from_disk(str(folder))
     features = datasets.DatasetInfo.from_directory(str(folder)).features

@@ -93,7 +93,8 @@ def run_experiment(  # noqa: PLR0913 - the options of a run
     base = experiment.base.model if experiment.base else None
     if measured is None:
         measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
-    results = {**measured, "run": experiment.name, **trained}
+    own = {"run": experiment.name, **trained}
+    results = {**own, **measured, **own}  # of a twin there are all fields
     if accelerator.is_main_process:
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         write_card(results, learned / "README.md")

@@ -96,7 +96,7 @@ def _read_pairs(
         yield from block.select(item, "title").iter_rows()
 
 
-ITEM_COLUMNS = ("item", "item_id", "movieId", "parent_asin", "asin")
+ITEM_COLUMNS = ("item", "item_id", "movieId", "parent_asin", "asin", "id")
 TITLE_COLUMNS = ("title", "movie_title", "movie_name", "book_title", "name", "item_name")
 TITLE_TABLES = {
     "movies.dat": ("::", ["item", "title"]),

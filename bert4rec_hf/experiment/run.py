@@ -16,12 +16,10 @@ from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
+from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.card import write_card
 from bert4rec_hf.hub.dataset_repository import open_dataset
-from bert4rec_hf.hub.model_folder import (
-    fingerprint_weights,
-    save_model_folder,
-)
+from bert4rec_hf.hub.model_folder import save_model_folder
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.checkpoint import newest_checkpoint

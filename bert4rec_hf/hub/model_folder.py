@@ -3,7 +3,6 @@
 Both are written here and loaded here, so that all who take a folder take either.
 """
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -23,6 +22,7 @@ from bert4rec_hf.data.vocabulary import ordered_items, read_ids, vocabulary_fing
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.modeling.publishing import set_tokenizer_class
 
+from .adapter_base import check_base, write_base
 from .config_file import fingerprint_settings
 from .pull import fetch_folder, is_repository
 from .weights_check import (
@@ -56,6 +56,10 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
     if (unfinished / "config.json").exists():
         write_fingerprints(unfinished / "config.json", model.config, dataset_folder)
         set_tokenizer_class(unfinished, model.config.max_history_length)
+    if isinstance(model, PeftModel):
+        base = Path(model.active_peft_config.base_model_name_or_path or "")
+        if (base / "config.json").is_file():
+            write_base(unfinished, base)
     replaced = folder.with_name(f".replaced-{folder.name}")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
@@ -144,19 +148,21 @@ def load_model(name: str | Path) -> BERT4RecForMaskedItemModeling | PeftModel:
 
     Raises:
         ValueError: A folder is broken, or the base model of an adapter is not where the adapter
-            says it is.
+            says it is, or another one than it was learned on.
     """
     base = find_base(name)
     if base is None:
         return load_weights(name)
     try:
         check_model_folder(base)
-        model = load_weights(fetch_folder(base))
+        base_folder = fetch_folder(base)
+        model = load_weights(base_folder)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is an adapter for the base model {base!r}, which cannot be loaded: {error}; "
             "name it by base_model_name_or_path in adapter_config.json"
         ) from error
+    check_base(fetch_folder(name), base_folder)
     return load_adapter(model, name)
 
 
@@ -203,12 +209,3 @@ def read_vocabulary(name: str | Path) -> dict[str, int]:
             "remove vocabulary_fingerprint from config.json if the change is meant"
         )
     return ids
-
-
-def fingerprint_weights(folder: Path) -> str:
-    """Tell the weights of model folders apart."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]

@@ -11,9 +11,10 @@ from bert4rec_hf.modeling import BERT4RecConfig
 from bert4rec_hf.modeling.publishing import CARD_NAME, complete_folder
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
+from .adapter_base import fingerprint_weights
 from .dataset_repository import push_dataset
 from .errors import explaining_hub
-from .model_folder import check_model_folder, fingerprint_weights
+from .model_folder import check_model_folder
 from .pull import is_repository
 
 RECORD = ".hub.json"

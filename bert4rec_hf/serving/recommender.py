@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, HISTORIES_AT_ONCE, ItemSets, item_sets
+from bert4rec_hf.hub.adapter_base import check_base
 from bert4rec_hf.hub.model_folder import load_adapter, load_model
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
@@ -111,8 +112,8 @@ class Recommender:
             adapter: Folder or name of an adapter that is put on the model.
 
         Raises:
-            ValueError: `name` is an adapter itself and another one is asked for, or there is no
-                such dtype.
+            ValueError: `name` is an adapter itself and another one is asked for, the adapter was
+                learned on another base model, or there is no such dtype.
         """
         name = fetch_folder(name, revision=revision, token=token)
         model = load_model(name)
@@ -122,7 +123,9 @@ class Recommender:
                     f"{name} is an adapter itself, so {adapter} cannot be put on it; name its base "
                     "model, or leave adapter out"
                 )
-            model = load_adapter(model, fetch_folder(adapter, token=token))
+            adapter = fetch_folder(adapter, token=token)
+            check_base(adapter, name)
+            model = load_adapter(model, adapter)
         if isinstance(dtype, str):
             dtype = read_dtype(dtype)
         titles = cached_file(name, "titles.json", _raise_exceptions_for_missing_entries=False)

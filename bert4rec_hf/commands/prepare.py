@@ -108,7 +108,7 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
         print(f"{name:<14}{after[name]:>12,} of {before[name]:,}")
     lines = {f"dropped by {reason}": n for reason, n in statistics["dropped"].items()}
     lines |= {f"not held out, {reason}": n for reason, n in statistics["left_out"].items()}
-    lines |= statistics["repeated"]
+    lines["exact copies"] = statistics["repeated"]["exact copies"]
     for line, count in lines.items():
         if count:
             print(f"{line}: {count:,}")
@@ -117,10 +117,17 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
     if statistics["titles"]:
         print(f"{'titles':<14}{statistics['titles']:>12,} of {after['items']:,}")
     for name, part in statistics["splits"].items():
-        print(f"{name:<14}{part['histories']:>12,} histories")
+        print(f"{name:<14}{part['histories']:>12,} histories{describe_repeats(statistics, name)}")
     peak = peak_resident_bytes() / 1e9
     print(f"fingerprint {statistics['fingerprint']}, {seconds:.1f} s, {peak:.2f} GB at the peak")
     print(f"written to {output}")
+
+
+def describe_repeats(statistics: dict[str, Any], name: str) -> str:
+    """What share of a held-out part has a target that its history holds already."""
+    count = statistics["repeated"].get(f"{name} targets seen before", 0)
+    share = count / statistics["splits"][name]["histories"]
+    return f"; {share:.1%} of the targets repeat an item of their history" if count else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,13 +15,15 @@ def render_card(statistics: dict[str, Any], repository: str = "") -> str:
         repository: Name of the dataset on a hub; empty for a folder.
     """
     before, after, lengths = (statistics[key] for key in ("before", "after", "lengths"))
-    ties = statistics["tied_timestamps"]
+    ties, seen = statistics["tied_timestamps"], statistics["repeated"]["test targets seen before"]
+    tested = max(1, statistics["splits"]["test"]["histories"])
     facts = {
         "items per user, mean": f"{lengths['mean']:.1f}",
         "items per user, median": f"{lengths['median']:g}",
         "items per user, at most": f"{lengths['max']:,}",
         "sparsity": f"{statistics['sparsity']:.4%}",
         "next to each other with the same timestamp": "unknown" if ties is None else f"{ties:.1%}",
+        "targets of the test that repeat an item of their history": f"{seen / tested:.1%}",
         "items that never occur in training": f"{statistics['items_not_in_train']:,}",
         "items with a title": f"{statistics['titles']:,}",
     }

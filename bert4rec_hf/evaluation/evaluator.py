@@ -25,6 +25,7 @@ from .ranking import (
     rank_targets,
     top_items,
 )
+from .repeats import SEEN_TARGETS, describe_repeats, find_repeats, miss_repeats
 
 POPULARITY_GROUPS = (0, 1, 10, 100, 1_000, 10_000)
 """Lower ends of the groups of targets that are reported apart, in interactions in training."""
@@ -49,7 +50,11 @@ class EvaluationConfig:
     """Drawn per history, without replacement; only for sampled candidates."""
 
     exclude_seen: bool = True
-    """Whether the items of the whole history are left out, the target excepted."""
+    """Whether the items of the whole history are left out of the ranking."""
+
+    seen_targets: str = "missed"
+    """What a target comes to that repeats an item of a history whose items are left out: `missed`,
+    as nobody would be shown it, or `ranked` all the same. Both conventions are in use."""
 
     batch_size: int = 256
     """Histories per process read at once."""
@@ -77,6 +82,17 @@ class EvaluationConfig:
                 "got false"
             )
 
+    def validate_seen_targets(self) -> None:
+        if self.seen_targets not in SEEN_TARGETS:
+            raise ValueError(
+                f"seen_targets must be one of {', '.join(SEEN_TARGETS)}, got {self.seen_targets!r}"
+            )
+
+    @property
+    def misses_repeats(self) -> bool:
+        """Whether a target that repeats an item of its history is a miss."""
+        return self.exclude_seen and self.seen_targets == "missed"
+
     def validate_sizes(self) -> None:
         for name in ("num_negatives", "batch_size", "chunk_size", "num_bootstrap_samples"):
             if getattr(self, name) < 1:
@@ -99,6 +115,10 @@ class Evaluation:
     by_length: dict[str, dict[str, float]]
     """The metrics and the number of histories, by length of the history."""
 
+    seen_targets: dict[str, Any]
+    """How many targets repeat an item of their history, and what they change, see
+    `describe_repeats`."""
+
     protocol: dict[str, Any]
     """Everything needed to measure the same again."""
 
@@ -118,6 +138,12 @@ class Ranking(NamedTuple):
 
     top_ids: Tensor
     """(histories, candidates) best items of the whole catalog; 0 where candidates ran out."""
+
+    ranked: Tensor
+    """(histories,) ranks as if targets that repeat an item of their history were never missed."""
+
+    repeats: np.ndarray
+    """(histories,) which targets do."""
 
 
 def evaluate(
@@ -154,6 +180,7 @@ def evaluate_in_detail(
     ranks = ranking.ranks
     shown = {f"coverage@{k}": coverage(ranking.top_ids, k, num_items) for k in config.ks}
     lengths = count_items(histories)
+    missed = miss_repeats(ranking.ranked, ranking.repeats, num_items, config.ks)
     return Evaluation(
         metrics=compute_metrics(ranks, config.ks) | shown,
         intervals=bootstrap_intervals(
@@ -161,6 +188,9 @@ def evaluate_in_detail(
         ),
         by_popularity=_break_down(ranks, popularity[targets], POPULARITY_GROUPS, config.ks),
         by_length=_break_down(ranks, lengths, LENGTH_GROUPS, config.ks),
+        seen_targets=describe_repeats(
+            ranking.ranked, missed if config.exclude_seen else None, ranking.repeats, config.ks
+        ),
         protocol=describe_protocol(config, num_items, len(ranks)),
         ranks=ranks,
     )
@@ -178,6 +208,7 @@ def describe_protocol(
         "num_items": num_items,
         "num_histories": num_histories,
         "exclude_seen": config.exclude_seen,
+        "seen_targets": "missed" if config.misses_repeats else "ranked",
         "ties": f"against the model, within {TIE_TOLERANCE:.2g} of the largest absolute score",
         "ks": config.ks,
         "num_bootstrap_samples": config.num_bootstrap_samples,
@@ -223,11 +254,16 @@ def rank_histories(
         encoded = scorer.encode(batch)
         for start in range(0, len(rows), HISTORIES_AT_ONCE):
             run = slice(start, start + HISTORIES_AT_ONCE)
-            ranking = ranker.rank(encoded[run], batch[run], targets[rows[run]], rows[run])
-            parts.append((torch.as_tensor(rows[run]), *ranking))
+            ranked = ranker.rank(encoded[run], batch[run], targets[rows[run]], rows[run])
+            parts.append((torch.as_tensor(rows[run]), *ranked))
     rows, *results = (torch.cat(column) for column in zip(*gather_object(parts), strict=True))
-    order = rows.argsort()
-    return Ranking(*(result[order] for result in results))
+    ranked, top_ids = (result[rows.argsort()] for result in results)
+    repeats = find_repeats(histories, targets)
+    ranks = ranked
+    if config.misses_repeats:
+        num_items = scorer.vocab_size - FIRST_ITEM_ID
+        ranks = miss_repeats(ranked, repeats, num_items, config.ks)
+    return Ranking(ranks, top_ids, ranked, repeats)
 
 
 def count_items(histories: Sequence[np.ndarray]) -> np.ndarray:
@@ -265,14 +301,17 @@ class _Ranker:
 
     def rank(
         self, encoded: Any, histories: list[np.ndarray], targets: np.ndarray, rows: np.ndarray
-    ) -> Ranking:
-        """Rank the targets of a run and find its best items.
+    ) -> tuple[Tensor, Tensor]:
+        """Rank the targets of a run, those that repeat, too, and find its best items.
 
         Args:
             encoded: The run as the scorer encoded it.
             histories: Its ids.
             targets: (batch,) ids of the held-out items.
             rows: (batch,) places of the histories in their split.
+
+        Returns:
+            (batch,) ranks and (batch, num_top) ids.
         """
         chunks = CatalogScores(self.scorer, encoded, self.config.chunk_size, self.kept)
         seen = item_sets(histories, keep=targets) if self.config.exclude_seen else None
@@ -283,8 +322,10 @@ class _Ranker:
             negatives = torch.as_tensor(self.sampler.draw(rows, histories, targets))
             ranks = rank_among(chunks, ids, negatives)
         if not self.num_top:
-            return Ranking(ranks.cpu(), ids.new_empty(len(rows), 0))
-        return Ranking(ranks.cpu(), top_items(chunks, self.num_top, seen)[0].cpu())
+            return ranks.cpu(), ids.new_empty(len(rows), 0)
+        if self.config.misses_repeats:  # and nobody is shown them
+            seen = item_sets(histories)
+        return ranks.cpu(), top_items(chunks, self.num_top, seen)[0].cpu()
 
 
 def _break_down(

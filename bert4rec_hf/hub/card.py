@@ -8,7 +8,15 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).with_name("template.md")
-PROTOCOL_KEYS = ("candidates", "num_candidates", "exclude_seen")
+PROTOCOL_KEYS = ("candidates", "num_candidates", "exclude_seen", "seen_targets")
+NOTABLE_REPEATS = 0.005
+"""Share of targets that repeat an item of their history from which either convention is shown."""
+
+CONVENTIONS = {
+    "missed": "all targets, those that repeat missed",
+    "ranked": "all targets, those that repeat ranked",
+    "first_time": "first-time targets alone",
+}
 SPLIT_TEXTS = {
     "leave_one_out": "leave-one-out, nobody trains on the last two items (`[:-2]`)",
     "leave_one_out_with_group": "leave-one-out; all but {validation_users:,} users train on all "
@@ -34,6 +42,7 @@ def render_card(results: dict[str, Any]) -> str:
         describe_model(results),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
+        repeats_text=render_repeats(results),
         intro=describe_origin(results["experiment"]),
         protocol_text=describe_protocol(results),
         dataset_text=describe_dataset(results["dataset"]),
@@ -93,9 +102,41 @@ def describe_protocol(results: dict[str, Any]) -> str:
     )
     seen = "left out of the ranking" if protocol["exclude_seen"] else "candidates like all others"
     return (
-        f"{candidates} Items of the user's history are {seen}; ties count against the model. "
+        f"{candidates} Items of the user's history are {seen}{describe_seen_targets(results)}; "
+        f"ties count against the model. "
         f"{protocol['num_histories']:,} histories, split: {describe_split(results['dataset'])}."
     )
+
+
+def describe_seen_targets(results: dict[str, Any]) -> str:
+    """What a target that repeats an item of the history comes to, and how many do."""
+    protocol, found = results["test"]["protocol"], results["test"].get("seen_targets")
+    # Files of before version 0.2 do not have it.
+    known = "how many do was not recorded" if found is None else f"{found['share']:.1%} do"
+    if not protocol["exclude_seen"]:
+        return f", also where the target repeats one ({known})"
+    is_missed = protocol["seen_targets"] == "missed"
+    return f"; a target that repeats one is {'a miss' if is_missed else 'ranked'} ({known})"
+
+
+def render_repeats(results: dict[str, Any]) -> str:
+    """Either convention and first-time targets alone, where enough targets repeat; else nothing."""
+    contestants = {results["run"]: results["test"]} | results["baselines"]
+    found = results["test"].get("seen_targets", {})
+    if found.get("share", 0) <= NOTABLE_REPEATS:
+        return ""
+    names = [name for name in CONVENTIONS if name in found]
+    lines = [
+        f"{found['share']:.1%} of the targets ({found['num_histories']:,}) repeat an item of their "
+        "history, and numbers of different conventions cannot be compared. HR@10 / NDCG@10 of",
+        "",
+        f"| | {' | '.join(CONVENTIONS[name] for name in names)} |",
+        f"|{'---|' * (1 + len(names))}",
+    ]
+    for contestant, evaluation in contestants.items():
+        cells = [headline(evaluation["seen_targets"][name]) for name in names]
+        lines.append(f"| {contestant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def describe_split(dataset: dict[str, Any]) -> str:
@@ -158,11 +199,24 @@ def render_summary(results: dict[str, Any]) -> str:
             f"experts: mean gate weights {means}; knowing the user tells "
             f"{experts['information_bits']:.3f} bits about the expert"
         )
+    lines += summarize_repeats(results["test"])
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")
     if "beyond_item_knn" in results:
         lines.append(f"verdict: {judge(results)}")
     return "\n".join(lines)
+
+
+def summarize_repeats(evaluation: dict[str, Any]) -> list[str]:
+    """A line on targets that repeat, where they are enough to matter."""
+    found = evaluation.get("seen_targets", {})
+    if found.get("share", 0) <= NOTABLE_REPEATS:
+        return []
+    numbers = [
+        f"{text}: {headline(found[name])}" for name, text in CONVENTIONS.items() if name in found
+    ]
+    share = f"{found['share']:.1%} of the targets repeat an item of their history"
+    return [f"{share} (HR@10 / NDCG@10 of {'; '.join(numbers)})"]
 
 
 LUCK = 0.05

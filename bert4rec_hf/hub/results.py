@@ -21,6 +21,9 @@ class MeasuredSplit(TypedDict):
 
     by_popularity: dict[str, dict[str, float]]
     by_length: dict[str, dict[str, float]]
+    seen_targets: NotRequired[dict[str, Any]]
+    """How many targets repeat an item of their history, and what they change; since 0.2."""
+
     protocol: dict[str, Any]
 
 
@@ -58,9 +61,15 @@ def upgrade(value: Any) -> Any:
 
     >>> upgrade({"training": {"looks": [{"step": 5}], "late_rise": 0.1}})
     {'training': {'validations': [{'step': 5}], 'still_improving': 0.1}}
+    >>> upgrade({"exclude_seen": True, "ties": "against the model"})["seen_targets"]
+    'ranked'
     """
     if isinstance(value, dict):
-        return {FORMER.get(name, name): upgrade(each) for name, each in value.items()}
+        named = {FORMER.get(name, name): upgrade(each) for name, each in value.items()}
+        if {"exclude_seen", "ties"} <= named.keys():  # a protocol
+            # Before 0.2 a target that repeats an item of its history was ranked like all others.
+            return {"seen_targets": "ranked"} | named
+        return named
     return [upgrade(each) for each in value] if isinstance(value, list) else value
 
 

@@ -12,6 +12,7 @@ from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.evaluation import (
     BASELINES,
     EvaluationConfig,
+    describe_protocol,
     evaluate,
     evaluate_in_detail,
     hit_rate,
@@ -44,7 +45,8 @@ def scorer(dot_scorer):
 
 def test_ranks_come_in_the_order_of_the_histories(scorer, split):
     histories, targets = split
-    ranks = rank_histories(scorer, histories, targets, EvaluationConfig(ks=[5])).ranks
+    config = EvaluationConfig(ks=[5], seen_targets="ranked")
+    ranks = rank_histories(scorer, histories, targets, config).ranks
     for history, target, rank in zip(histories, targets, ranks.tolist(), strict=True):
         scores = scorer.items @ scorer.items[history].mean(dim=0)
         left_out = set(history.tolist()) - {target}
@@ -113,9 +115,79 @@ def test_items_are_counted_in_lists_and_in_histories_that_lie_end_to_end(split):
     assert count_items(histories).tolist() == count_items(end_to_end).tolist() == expected
 
 
+@pytest.fixture
+def repeating(table_scorer):
+    """Three histories whose second target repeats; it would have stood second."""
+    table = torch.zeros(3, 9)
+    table[:, [3, 4, 5, 6]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    histories = [np.array([3]), np.array([7, 4, 8]), np.array([2, 8])]
+    return table_scorer(table), histories, np.array([4, 4, 6])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1, 100, 4]),
+        ({"seen_targets": "missed"}, [1, 100, 4]),
+        ({"seen_targets": "ranked"}, [1, 2, 4]),
+        ({"exclude_seen": False}, [2, 2, 4]),
+        ({"exclude_seen": False, "seen_targets": "missed"}, [2, 2, 4]),
+    ],
+)
+def test_a_target_that_repeats_is_missed_or_ranked_as_the_protocol_says(
+    repeating, settings, expected
+):
+    config = EvaluationConfig(ks=[1, 2, 99], **settings)
+    ranks = rank_histories(*repeating, config).ranks
+    assert ranks.tolist() == expected
+    protocol = describe_protocol(config, 7, 3)
+    assert protocol["seen_targets"] == ("missed" if 100 in expected else "ranked")
+    assert evaluate(*repeating, config)["hit_rate@99"] == sum(r < 100 for r in expected) / 3
+
+
+def test_both_conventions_and_first_time_targets_are_measured(repeating):
+    config = EvaluationConfig(ks=[2])
+    popularity = np.ones(9, dtype=int)
+    found = evaluate_in_detail(*repeating, config, popularity).seen_targets
+    assert (found["num_histories"], found["share"]) == (1, 1 / 3)
+    hit_rates = {name: found[name]["hit_rate@2"] for name in ("missed", "ranked", "first_time")}
+    assert hit_rates == {"missed": 1 / 3, "ranked": 2 / 3, "first_time": 1 / 2}
+    everything = EvaluationConfig(ks=[2], exclude_seen=False)
+    assert "missed" not in evaluate_in_detail(*repeating, everything, popularity).seen_targets
+    scorer, histories, targets = repeating
+    none = evaluate_in_detail(scorer, histories[:1], targets[:1], config, popularity)
+    assert none.seen_targets == {"num_histories": 0, "share": 0.0}
+
+
+def test_nobody_is_shown_what_is_missed(repeating):
+    for seen_targets, shown in (("missed", 3), ("ranked", 4)):
+        config = EvaluationConfig(ks=[5], seen_targets=seen_targets)
+        top_ids = rank_histories(*repeating, config, num_top=1).top_ids
+        # Of the second history 4 has been seen, but 3 and 5 have not.
+        assert top_ids[1].tolist() == [3]
+        second = rank_histories(*repeating, config, num_top=2).top_ids[1].tolist()
+        assert second == [3, 5 if shown == 3 else 4]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_follow_the_same_rule(name):
+    histories = [np.array([2, 3, 4]), np.array([4, 2, 3]), np.array([3, 4, 2, 4])]
+    targets = np.array([3, 5, 3])
+    scorer = BASELINES[name](histories, 6)
+    ranks = rank_histories(scorer, histories, targets, EvaluationConfig(ks=[5])).ranks
+    ranked = EvaluationConfig(ks=[5], seen_targets="ranked")
+    others = rank_histories(scorer, histories, targets, ranked).ranks
+    assert [rank > 5 for rank in ranks.tolist()] == [True, False, True]
+    assert max(others.tolist()) <= 4
+
+
 def test_seen_items_are_candidates_where_the_protocol_says_so(scorer, split):
     left_out, kept = (
-        rank_histories(scorer, *split, EvaluationConfig(ks=[5], exclude_seen=exclude_seen)).ranks
+        rank_histories(
+            scorer,
+            *split,
+            EvaluationConfig(ks=[5], exclude_seen=exclude_seen, seen_targets="ranked"),
+        ).ranks
         for exclude_seen in (True, False)
     )
     assert (left_out <= kept).all()
@@ -123,10 +195,11 @@ def test_seen_items_are_candidates_where_the_protocol_says_so(scorer, split):
 
 
 def test_sampled_ranks_are_among_the_negatives_only(scorer, split, popularity):
-    config = EvaluationConfig(ks=[5], candidates="sampled", num_negatives=31)
+    sampled = {"candidates": "sampled", "num_negatives": 31, "seen_targets": "ranked"}
+    config = EvaluationConfig(ks=[5], **sampled)
     ranks = rank_histories(scorer, *split, config, popularity).ranks
     assert ranks.max() <= 32
-    other = EvaluationConfig(ks=[5], candidates="sampled", num_negatives=31, seed=1)
+    other = EvaluationConfig(ks=[5], **sampled, seed=1)
     assert not torch.equal(ranks, rank_histories(scorer, *split, other, popularity).ranks)
 
 
@@ -179,6 +252,7 @@ def test_the_protocol_is_stated_in_full(scorer, split, popularity):
         "num_items": 209,
         "num_histories": 53,
         "exclude_seen": True,
+        "seen_targets": "missed",
         "ties": "against the model, within 9.5e-07 of the largest absolute score",
         "ks": [5],
         "num_bootstrap_samples": 1_000,
@@ -204,6 +278,7 @@ def test_sampled_candidates_need_the_popularity(scorer, split):
         ({"ks": [5, 5]}, r"got \[5, 5\]"),
         ({"candidates": "few"}, "candidates must be full or sampled, got 'few'"),
         ({"candidates": "sampled", "exclude_seen": False}, "exclude_seen must be true, got false"),
+        ({"seen_targets": "hit"}, "seen_targets must be one of missed, ranked, got 'hit'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_negatives": -1}, "num_negatives must be at least 1, got -1"),
     ],

@@ -12,6 +12,7 @@ PROTOCOL = {
     "num_items": 61,
     "num_histories": 7,
     "exclude_seen": True,
+    "seen_targets": "missed",
 }
 
 
@@ -114,6 +115,47 @@ def test_sampled_ranking_is_marked(results):
     assert "**Sampled ranking**: 100 negatives" in render_card(sampled)
     assert "sampled ranking: not comparable" in render_summary(sampled)
     assert "ampled ranking" not in render_card(results)
+
+
+def with_repeats(measured, share):
+    """A split in which so many targets repeat, its numbers all different."""
+    numbers = {"missed": 0.4321, "ranked": 0.4876, "first_time": 0.4567}
+    found = {name: {"hit_rate@10": value, "ndcg@10": value / 2} for name, value in numbers.items()}
+    return measured | {"seen_targets": {"num_histories": 12, "share": share, **found}}
+
+
+def test_where_targets_repeat_the_card_has_both_conventions_and_first_time_targets(results):
+    results["test"] = with_repeats(results["test"], 0.07)
+    results["baselines"]["popularity"] = with_repeats(results["baselines"]["popularity"], 0.07)
+    card = render_card(results)
+    assert "left out of the ranking; a target that repeats one is a miss (7.0% do); ties" in card
+    assert "7.0% of the targets (12) repeat an item of their history" in card
+    head = "| | all targets, those that repeat missed | all targets, those that repeat ranked |"
+    assert f"{head} first-time targets alone |\n|---|---|---|---|\n" in card
+    numbers = "0.4321 / 0.2160 | 0.4876 / 0.2438 | 0.4567 / 0.2283"
+    assert f"| tiny-bert4rec | {numbers} |\n| popularity | {numbers} |\n" in card
+    (line,) = [line for line in render_summary(results).splitlines() if "repeat" in line]
+    assert line.startswith("7.0% of the targets repeat an item of their history (HR@10 / NDCG@10")
+    assert "first-time targets alone: 0.4567 / 0.2283)" in line
+
+
+def test_where_few_targets_repeat_their_share_is_enough(results):
+    results["test"] = with_repeats(results["test"], 0.004)
+    assert "a target that repeats one is a miss (0.4% do)" in render_card(results)
+    assert "first-time" not in render_card(results)
+    assert "repeat" not in render_summary(results)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "text"),
+    [
+        ({"seen_targets": "ranked"}, "; a target that repeats one is ranked (how many do was not"),
+        ({"exclude_seen": False}, "candidates like all others, also where the target repeats one"),
+    ],
+)
+def test_a_card_names_the_convention(results, protocol, text):
+    results["test"]["protocol"] = PROTOCOL | protocol
+    assert text in render_card(results)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bert4rec_hf.commands import report
 from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.hub.card import render_card
 from bert4rec_hf.hub.results import read_results
+from bert4rec_hf.lab.cards import render
 from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
 from bert4rec_hf.lab.cards.comparison_card import (
     render_comparison_card,
@@ -156,10 +156,10 @@ def test_every_committed_card_has_its_results():
 
 @pytest.mark.parametrize("name", ["benchmarks", "report"])
 def test_the_committed_benchmarks_and_the_report_say_what_was_measured(name):
-    results = report.read_all()
+    results = render.read_all()
     expected = {
-        "benchmarks": lambda: report.render_benchmarks(results["benchmarks"]),
-        "report": lambda: report.render_report(results),
+        "benchmarks": lambda: render.render_benchmarks(results["benchmarks"]),
+        "report": lambda: render.render_report(results),
     }[name]()
     committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     assert committed == expected, "run bert4rec report"
@@ -182,7 +182,7 @@ def test_committed_benchmarks_name_what_they_depend_on(path):
 
 TABLES = [
     (path, name, table)
-    for path, tables in report.render_tables(report.read_all()).items()
+    for path, tables in render.render_tables(render.read_all()).items()
     for name, table in tables.items()
 ]
 

@@ -39,3 +39,21 @@ def test_an_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["recomend"])
     assert "invalid choice: 'recomend'" in capsys.readouterr().err
+
+
+LATER = {"embed", "monitor", "prepare", "recommend", "serve", "train", "update"}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - LATER))
+def test_the_help_of_a_command_needs_no_heavy_library(name):
+    code = (
+        "import sys\n"
+        "from bert4rec_hf.commands.main import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    print({'torch', 'transformers', 'polars'} & set(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: bert4rec {name} ")
+    assert done.stderr.strip() == "set()"

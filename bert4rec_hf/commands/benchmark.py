@@ -1,6 +1,6 @@
 """Measure what a training step costs, beside transformers' BertForMaskedLM and others.
 
-python scripts/benchmark.py --batch-size 64 --contestants full_softmax floor bert_for_masked_lm
+bert4rec benchmark --batch-size 64 --contestants full_softmax floor bert_for_masked_lm
 
 Contestants take turns, each in a process of its own; the table gives medians over the rounds, their
 quartiles, and the ratio to the base round by round. A contestant may have settings of its own, as
@@ -15,13 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
+from bert4rec_hf.lab.benchmark.workloads import MODES, SHAPES, WORKLOADS
 
-from bert4rec_hf.lab.benchmark.contestants import CONTESTANTS, parse_contestants
-from bert4rec_hf.lab.benchmark.report import collect_results, render_table
-from bert4rec_hf.lab.benchmark.tournament import MODES, Plan, run_tournament
-from bert4rec_hf.lab.benchmark.workloads import SHAPES, WORKLOADS
+from .parser import command_parser
 
 DEFAULT_CONTESTANTS = ["full_softmax", "sampled_softmax", "floor", "sampled_floor"]
 
@@ -39,14 +35,19 @@ def parse_options(
         nargs="+",
         default=DEFAULT_CONTESTANTS,
         metavar="NAME[:SETTING=VALUE,...]",
-        help=f"of {', '.join(CONTESTANTS)}",
+        help="whom to measure; a name that is not known is answered with all that are",
     )
-    add("--bases", nargs="+", default=[], help="whom to compare with; who is not of ours if none")
+    add(
+        "--bases",
+        nargs="+",
+        default=[],
+        help="whom to compare with; all that are not ours if not given",
+    )
     add("--batch-size", type=int, default=256, help="where a contestant has none of its own")
     add("--rounds", type=int, default=5, help="turns of each contestant")
     add("--steps", type=int, default=1, help="batches per turn")
     add("--warmup", type=int, default=1, help="batches before the first turn")
-    add("--threads", type=int, default=torch.get_num_threads(), help="of each contestant")
+    add("--threads", type=int, help="of each contestant; all cores if not given")
     add("--max-memory-gb", type=float, help="that one contestant may allocate on the CPU")
     add("--peer-python", default=sys.executable, help="interpreter that has RecBole and others")
     add("--profile", metavar="FOLDER", help="for tables and traces of what training steps do")
@@ -56,10 +57,16 @@ def parse_options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     options = parse_options(parser, arguments)
+
+    import torch
+    from accelerate import Accelerator
+
+    from bert4rec_hf.lab.benchmark.contestants import parse_contestants
+    from bert4rec_hf.lab.benchmark.report import collect_results, render_table
+    from bert4rec_hf.lab.benchmark.tournament import Plan, run_tournament
+
     try:
         if options.output and options.output.exists():
             raise ValueError(f"{options.output} exists; choose another --output or remove it")
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rounds=options.rounds,
             batches=options.steps,
             warmup_batches=options.warmup,
-            threads=options.threads,
+            threads=options.threads or torch.get_num_threads(),
             peer_python=options.peer_python,
             max_memory_gb=options.max_memory_gb,
             profile_folder=options.profile,

@@ -1,14 +1,14 @@
 """Evaluate a model or adapter folder and the baselines on a prepared dataset; or compare runs.
 
-accelerate launch scripts/evaluate.py runs/synthetic/model --dataset data/synthetic
-python scripts/evaluate.py runs/*/model --dataset data/synthetic --against synthetic-bert4rec
-python scripts/evaluate.py runs/synthetic/model --dataset data/synthetic --lengths 10 20 50
+bert4rec evaluate runs/synthetic/model --dataset data/synthetic
+bert4rec evaluate runs/*/model --dataset data/synthetic --against synthetic-bert4rec
+bert4rec evaluate runs/synthetic/model --dataset data/synthetic --lengths 10 20 50
 
-Several folders are put together by experiment: mean and standard deviation over the seeds, and what
-each has more than the one named by --against, with a paired bootstrap over users and seeds.
---lengths tells what reading more or less of each history is worth, and what it costs.
+Several folders are grouped by experiment: mean and standard deviation over seeds, and the
+difference from the one named by --against, with a paired bootstrap over users and seeds. --lengths
+tells what reading more or less of each history is worth, and what it costs.
 
-The protocol is full ranking, items of the history left out. Any of its settings can be given anew:
+The protocol is full ranking, items of the history left out. Any of its settings can be overridden:
 --evaluation.exclude_seen false, or --evaluation.candidates sampled for the 100 drawn negatives of
 the first papers, whose results are marked as such.
 """
@@ -17,26 +17,22 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
+from .parser import command_parser
 
-from bert4rec_hf.data.prepared import load_prepared
-from bert4rec_hf.experiment.measurement import evaluate_folder
-from bert4rec_hf.hub.card import render_summary
-from bert4rec_hf.lab.cards.comparison_card import render_comparison
-from bert4rec_hf.lab.cards.lengths_table import render_lengths
-from bert4rec_hf.lab.studies.comparison import compare_folders
-from bert4rec_hf.lab.studies.reading_length import compare_lengths
-from bert4rec_hf.training.launch import share_cores
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def measure(
-    options: argparse.Namespace, settings: list[str], accelerator: Accelerator
+    options: argparse.Namespace, settings: list[str], accelerator: "Accelerator"
 ) -> dict[str, Any]:
     """One folder beside the baselines, or several beside one another, or one at several lengths."""
+    from bert4rec_hf.experiment.measurement import evaluate_folder
+    from bert4rec_hf.lab.studies.comparison import compare_folders
+    from bert4rec_hf.lab.studies.reading_length import compare_lengths
+
     if options.lengths:
         if len(options.folders) > 1 or options.against:
             raise ValueError("--lengths is for one folder, and without --against")
@@ -57,41 +53,67 @@ def measure(
     )
 
 
+def check_output(path: Path | None) -> None:
+    """Refuse a file that exists, or that could not be written after all the work.
+
+    Raises:
+        ValueError: It is such a file.
+    """
+    if path and path.exists():
+        raise ValueError(f"{path} exists; choose another --output or remove it")
+    if path and not path.parent.is_dir():
+        raise ValueError(f"the folder of --output {path} does not exist; make it")
+
+
+def render(results: dict[str, Any]) -> str:
+    """A table for a terminal."""
+    from bert4rec_hf.hub.card import render_summary
+    from bert4rec_hf.lab.cards.comparison_card import render_comparison
+    from bert4rec_hf.lab.cards.lengths_table import render_lengths
+
+    renders = {"comparison": render_comparison, "lengths": render_lengths}
+    return renders.get(results.get("kind"), render_summary)(results)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, evaluate, report."""
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of models or adapters")
     parser.add_argument("--dataset", type=Path, required=True, help="a prepared dataset folder")
     parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
+    parser.add_argument("--against", help="reference experiment of a comparison")
     parser.add_argument(
-        "--against", help="experiment that those of several folders are tested with"
+        "--lengths", type=int, nargs="+", metavar="N", help="read only so many of the newest items"
     )
     parser.add_argument(
-        "--lengths", type=int, nargs="+", metavar="N", help="read so many of the newest items"
+        "--segments",
+        type=Path,
+        help="csv of user and segment; metrics are reported for each segment",
     )
-    parser.add_argument("--segments", type=Path, help="csv of user and segment, to report apart")
     parser.add_argument(
         "--verify", action="store_true", help="check the whole dataset first, however large it is"
     )
     options, settings = parser.parse_known_args(arguments)
+
+    from accelerate import Accelerator
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    from bert4rec_hf.data.prepared import load_prepared
+    from bert4rec_hf.training.launch import share_cores
+
+    disable_progress_bar()  # of transformers: folders load in a moment
     accelerator = Accelerator()
     share_cores(accelerator)
     try:
-        if options.output and options.output.exists():
-            raise ValueError(f"{options.output} exists; choose another --output or remove it")
-        if options.output and not options.output.parent.is_dir():
-            raise ValueError(f"the folder of --output {options.output} does not exist; make it")
+        check_output(options.output)
         if options.verify:
             load_prepared(options.dataset, verify=True)
         results = measure(options, settings, accelerator)
     except (OSError, SafetensorError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     if accelerator.is_main_process:
-        renders = {"comparison": render_comparison, "lengths": render_lengths}
-        print(renders.get(results.get("kind"), render_summary)(results))
+        print(render(results))
         if options.output:
             options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

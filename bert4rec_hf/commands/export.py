@@ -12,10 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
-from bert4rec_hf.experiment.measurement import check_vocabulary
-from bert4rec_hf.hub.dataset_repository import open_dataset
+from .parser import command_parser
 
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -37,6 +34,9 @@ def export(options: argparse.Namespace) -> list[str]:
         raise ValueError(f"{error}; pip install 'bert4rec_hf[onnx]'") from error
     split = None
     if options.dataset:
+        from bert4rec_hf.experiment.measurement import check_vocabulary
+        from bert4rec_hf.hub.dataset_repository import open_dataset
+
         dataset = open_dataset(options.dataset)
         check_vocabulary(options.model, dataset)
         split = dataset.test
@@ -59,11 +59,7 @@ def export(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, export, report."""
-    disable_progress_bar()  # of transformers: folders load in a moment
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("model", type=Path, help="a folder of a model or an adapter")
     add("--onnx", type=Path, required=True, metavar="FOLDER", help="what to write, must be new")
@@ -71,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--precision", choices=PRECISIONS, default="float32", help="what weights are stored in")
     add("--dataset", type=Path, help="a prepared dataset, to measure the NDCG of the file")
     options = parser.parse_args(arguments)
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of transformers: folders load in a moment
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         lines = export(options)
     except (OSError, ValueError) as error:

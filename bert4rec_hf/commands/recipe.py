@@ -1,31 +1,31 @@
 """Write the experiment that the recipe has for a prepared dataset, to be trained as it is.
 
-python scripts/recipe.py data/purchases --output purchases.yaml
-accelerate launch scripts/train.py purchases.yaml --output runs/purchases
+bert4rec recipe data/purchases --output purchases.yaml
+bert4rec train purchases.yaml --output runs/purchases
 
-What depends on the dataset follows from its training part by a rule, told in the README.
+What depends on the dataset follows from its training part by a rule, see configs/README.md.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from bert4rec_hf.hub.dataset_repository import open_dataset
-from bert4rec_hf.recipe import choose_settings
+from .parser import command_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, choose, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("dataset", type=Path, help="a prepared dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="a new YAML file")
     parser.add_argument("--name", help="of the dataset, for the card; its folder's if not given")
     parser.add_argument("--license", default="unknown", help="of the dataset, for the card")
     options = parser.parse_args(arguments)
+
+    import yaml
+
+    from bert4rec_hf.hub.dataset_repository import open_dataset
+    from bert4rec_hf.recipe import choose_settings
+
     try:
         dataset = open_dataset(options.dataset)
         train = dataset.train

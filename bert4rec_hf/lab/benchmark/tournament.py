@@ -14,13 +14,12 @@ from typing import Any, Self
 
 from bert4rec_hf.lab.benchmark.contestants import PEERS
 from bert4rec_hf.lab.benchmark.task import Task
+from bert4rec_hf.lab.benchmark.workloads import MODES
 
 ROOT = Path(__file__).parents[3]
 """Where the package is found; the interpreter of a peer need not have it installed."""
 
 PROFILED_STEPS = 3
-
-MODES = ("train", "evaluate", "collate")
 
 
 @dataclass(frozen=True, kw_only=True)

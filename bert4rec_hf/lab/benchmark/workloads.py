@@ -11,6 +11,9 @@ from bert4rec_hf.data.histories import Histories
 
 FIRST_ITEM_ID = 2
 
+MODES = ("train", "evaluate", "collate")
+"""What a benchmark measures: training steps, ranking, or the making of batches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:

@@ -41,7 +41,7 @@ KINDS = (
 
 INTRODUCTION = """# What size, precision, compilation and adapters do
 
-To accuracy, throughput, epoch time and memory of BERT4Rec. Rendered by `scripts/report.py` from the
+To accuracy, throughput, epoch time and memory of BERT4Rec. Rendered by `bert4rec report` from the
 files of `model_cards/results/`, which say how each figure was measured; a device that has no file
 there has no row here."""
 

@@ -1,17 +1,14 @@
 """A study: one experiment trained many times over with other settings; workers share its folder."""
 
-import argparse
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from filelock import FileLock, Timeout
-from transformers.utils.logging import disable_progress_bar
 
 from bert4rec_hf.config import to_arguments
 from bert4rec_hf.data.prepared import PreparedDataset
@@ -184,42 +181,3 @@ def check_different(name: str, values: Sequence[Any]) -> None:
     """
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{name} must be different numbers, one or more, got {values}")
-
-
-def study_command(
-    arguments: Sequence[str] | None,
-    description: str,
-    load: Callable[[Path, Sequence[str]], Study],
-    run: Callable[[Study, Path], dict[str, Any]],
-    render: Callable[[str, dict[str, Any]], str],
-) -> str:
-    """Be the script of a kind of study: parse the command line, train, report.
-
-    Args:
-        arguments: Of the command line; those of the process when None.
-        description: For `--help`.
-        load: Reads the file, with what the command line says over it.
-        run: Trains, into a folder.
-        render: Puts the results into Markdown, by name.
-
-    Returns:
-        The results so rendered, and where they lie.
-    """
-    logging.basicConfig(format="%(message)s")
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path, help="the file of a study, in configs/")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the study")
-    options, settings = parser.parse_known_args(arguments)
-    try:
-        if (processes := PartialState().num_processes) > 1:
-            raise ValueError(
-                f"a worker is one process, got {processes}; start the script several times instead"
-            )
-        study = load(options.config, settings)
-        results = run(study, options.output)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    return f"{render(study.name, results)}\nresults: {options.output / f'{study.kind}.json'}"

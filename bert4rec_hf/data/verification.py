@@ -6,6 +6,7 @@ vocabulary and the users.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .histories import SPLIT_NAMES, Histories
 from .strict_json import read_json
 from .vocabulary import FIRST_ITEM_ID, ordered_items, read_ids, vocabulary_fingerprint
 
+ARROW_NAME = re.compile(r"[\w.-]{1,200}\.arrow")
 STATISTICS_BYTES = 10_000_000
 QUICK_BYTES = 200_000_000
 """Of ids: so many are hashed in less than a second, and more only on request."""
@@ -81,7 +83,7 @@ def open_parts(folder: Path) -> dict[str, datasets.Dataset]:
         files = read_json(state).get("_data_files") if state.is_file() else None
         for each in files if isinstance(files, list) else [None]:
             file = each.get("filename") if isinstance(each, dict) else None
-            if not isinstance(file, str) or not file or Path(file).name != file:
+            if not isinstance(file, str) or not ARROW_NAME.fullmatch(file):
                 raise ValueError(f"{state} names no Arrow files beside it, got {file!r}")
             if not (folder / name / file).is_file():
                 raise ValueError(f"{state} names {file}, which is missing in {folder / name}")

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train or fine-tune one experiment, and measure it",
     "evaluate": "measure a folder beside the baselines, or compare several",
     "recommend": "recommend items for a history, or for all users of a shop",
+    "embed": "write the vectors of users or items",
     "export": "write a model as an ONNX file that recommends by itself",
     "serve": "serve a model over HTTP",
     "tune": "search for the settings of an experiment",

@@ -23,7 +23,7 @@ from bert4rec_hf.commands.interaction_options import (
     launch,
     read_interactions,
 )
-from bert4rec_hf.hub.model_folder import fingerprint_weights
+from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.serving.batch import BatchRecommender, BatchRequest, answer_parts
 from bert4rec_hf.serving.interactions import read_names

@@ -5,7 +5,7 @@ of interactions, or of one history per row.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +119,30 @@ def _require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
 def answer(batch: HistoryBatch, rows: Sequence[Sequence[Any]]) -> Any:
     """Hand back what each history is recommended in the shape in which histories came."""
     return ANSWERS[batch.kind](batch, rows)
+
+
+def answer_vectors(batch: HistoryBatch, vectors: np.ndarray, problems: Collection[int]) -> Any:
+    """Hand back the vectors of histories in the shape in which histories came.
+
+    Args:
+        batch: What came.
+        vectors: (histories, hidden)
+        problems: Rows that could not be read, which have no user's place in the answer.
+    """
+    if batch.users is None:
+        return vectors[0] if batch.kind == "one" else vectors
+    rows = [row for row in range(len(vectors)) if row not in problems]
+    users = [batch.users[row] for row in rows]
+    if batch.kind == "by_user":
+        return dict(zip(users, vectors[rows], strict=True))
+    frame = vector_frame(pl.Series("user", batch.users).gather(rows), vectors[rows])
+    return frame.to_pandas() if batch.kind == "pandas" else frame
+
+
+def vector_frame(users: pl.Series, vectors: np.ndarray) -> pl.DataFrame:
+    """Two columns: the names, and a list of float32 for each."""
+    width = pl.Array(pl.Float32, vectors.shape[1])
+    return pl.DataFrame({users.name: users, "vector": pl.Series(vectors, dtype=width)})
 
 
 def _to_polars(batch: HistoryBatch, rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

@@ -20,7 +20,8 @@ from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 from bert4rec_hf.serving.candidates import CandidateScorer
 from bert4rec_hf.serving.catalog import Catalog
-from bert4rec_hf.serving.histories import HistoryBatch, answer, read_histories
+from bert4rec_hf.serving.histories import HistoryBatch, answer, answer_vectors, read_histories
+from bert4rec_hf.serving.vectors import Vectors
 
 UNKNOWN_ITEMS = ("error", "skip")
 COLD_HISTORIES = ("error", "mask", "popular", "empty")
@@ -81,6 +82,7 @@ class Recommender:
                 f"{model.config.vocab_size}; use the tokenizer.json that was saved with the model"
             )
         self.scorer = ModelScorer(model.eval())
+        self.vectors = Vectors(self.scorer)
         self.titles = titles or {}
         self.popularity = popularity
 
@@ -197,7 +199,7 @@ class Recommender:
             unknown=unknown,
         )
         batch = read_histories(histories)
-        encoded, problems = self._encode(batch, options)
+        encoded, problems = self._read(batch, cold, unknown)
         rows: list[Recommendations] = []
         for start in range(0, len(encoded), HISTORIES_AT_ONCE):
             run = slice(start, start + HISTORIES_AT_ONCE)
@@ -207,6 +209,66 @@ class Recommender:
             rows[row] = Recommendations()
             rows[row].problem = problem
         return answer(batch, rows)
+
+    @property
+    def item_vectors(self) -> np.ndarray:
+        """(items, hidden) float32, in the order of the catalog; (items, hidden + 1) with biases.
+
+        The inner product with the vector of a history is the item's score, before item neighbors
+        are mixed in by models that do so.
+        """
+        return self.vectors.items
+
+    def encode(self, histories: Any, *, cold: str = "error", unknown: str = "error") -> Any:
+        """Vectors of histories; their inner product with those of items is the score.
+
+        Args:
+            histories: As for `recommend`.
+            cold: `error`, or `mask`, which reads the mask alone.
+            unknown: As for `recommend`.
+
+        Returns:
+            (hidden,) for one history, (histories, hidden) for several, a dict by user for a
+            mapping, and for a frame one of the same library with the columns `user` and `vector`.
+            Among several, one that cannot be read is named by a warning; its numbers are NaN, and
+            it is missing from a dict or frame.
+
+        Raises:
+            KeyError, TypeError, ValueError: As `recommend` does.
+        """
+        _check_choice("unknown", unknown, UNKNOWN_ITEMS)
+        _check_choice("cold", cold, ("error", "mask"))
+        batch = read_histories(histories)
+        encoded, problems = self._read(batch, cold, unknown)
+        vectors = np.empty((len(encoded), self.vectors.size), dtype=np.float32)
+        for start in range(0, len(encoded), HISTORIES_AT_ONCE):
+            run = slice(start, start + HISTORIES_AT_ONCE)
+            vectors[run] = self.vectors.encode(encoded[run])
+        vectors[list(problems)] = np.nan
+        return answer_vectors(batch, vectors, problems.keys())
+
+    def similar_items(
+        self, items: str | Sequence[str], k: int = 10
+    ) -> Recommendations | list[Recommendations]:
+        """Find the items whose vectors are most alike, by cosine.
+
+        Args:
+            items: One raw item, or several.
+            k: How many, the most similar first.
+
+        Returns:
+            For one item a list with the cosine as the score; for several a list of these.
+
+        Raises:
+            KeyError: An item is not in the catalog.
+            ValueError: k is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        ids = self.vocabulary.encode([items] if isinstance(items, str) else items)
+        found = zip(*self.vectors.similar(ids.astype(np.int64), k), strict=True)
+        rows = [self._name(row.tolist(), cosines.tolist()) for row, cosines in found]
+        return rows[0] if isinstance(items, str) else rows
 
     def read_options(  # noqa: PLR0913 - those of `recommend`
         self,
@@ -255,14 +317,14 @@ class Recommender:
             raise TypeError(f"{option} must be a list of raw items, got {items!r}")
         return self.vocabulary.find(items)
 
-    def _encode(
-        self, batch: HistoryBatch, options: Options
+    def _read(
+        self, batch: HistoryBatch, cold: str, unknown: str
     ) -> tuple[list[np.ndarray], dict[int, str]]:
         """Ids of each history, and by place the problem of those that cannot be read."""
         encoded, problems = [], {}
         for row, history in enumerate(batch.histories):
             try:
-                encoded.append(self._encode_one(history, options))
+                encoded.append(self._read_one(history, cold, unknown))
             except (KeyError, TypeError, ValueError) as error:
                 if batch.kind == "one":
                     raise
@@ -271,15 +333,15 @@ class Recommender:
         if problems:
             row, problem = next(iter(problems.items()))
             warnings.warn(
-                f"{len(problems)} of {len(encoded)} histories have no recommendations, the first "
+                f"{len(problems)} of {len(encoded)} histories cannot be read, the first "
                 f"is {batch.name(row)}: {problem}",
                 stacklevel=3,
             )
         return encoded, problems
 
-    def _encode_one(self, history: Any, options: Options) -> np.ndarray:
-        ids = self.vocabulary.encode(history, options.unknown)
-        if len(ids) == 0 and options.cold == "error":
+    def _read_one(self, history: Any, cold: str, unknown: str) -> np.ndarray:
+        ids = self.vocabulary.encode(history, unknown)
+        if len(ids) == 0 and cold == "error":
             raise ValueError(
                 f"none of the {len(history)} items of the history is in the catalog; at least one "
                 "is needed, or choose cold: mask, popular or empty"

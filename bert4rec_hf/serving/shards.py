@@ -117,6 +117,19 @@ class Shards:
             shutil.rmtree(self.parts, ignore_errors=True)
         return totals
 
+    def join(self, path: Path) -> None:
+        """Put the finished shards together to one file, and remove them.
+
+        Args:
+            path: The file, which appears when all is in it.
+        """
+        unfinished = path.with_name(f".{path.name}-unfinished")
+        paths = [self.path(number) for number in range(self.num_parts)]
+        pl.scan_parquet(paths).sink_parquet(unfinished)
+        unfinished.replace(path)
+        shutil.rmtree(self.output)
+        self.record.unlink()
+
     def _write_record(self, content: dict[str, Any]) -> None:
         unfinished = self.record.with_name(f".{self.record.name}-unfinished")
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -168,7 +168,9 @@ def test_items_can_be_excluded_by_user(recommender, candidates):
 
 def test_one_bad_user_does_not_fail_the_others_and_is_named(recommender, expected):
     histories = {"eve": ["zardoz"], "ann": HISTORIES["ann"], "joe": "heat", "tim": [7]}
-    with pytest.warns(UserWarning, match="3 of 4 histories .*, the first is user 'eve': 1 of 1"):
+    with pytest.warns(
+        UserWarning, match="3 of 4 histories cannot be read, the first is user 'eve': 1 of 1"
+    ):
         actual = recommender.recommend(histories, k=4)
     assert items_of(actual["ann"]) == expected["ann"]
     assert actual["ann"].problem is None
@@ -179,7 +181,9 @@ def test_one_bad_user_does_not_fail_the_others_and_is_named(recommender, expecte
 
 
 def test_a_bad_history_without_user_is_named_by_its_place(recommender, expected):
-    with pytest.warns(UserWarning, match="1 of 2 histories .*, the first is history 1: a history"):
+    with pytest.warns(
+        UserWarning, match="1 of 2 histories cannot be read, the first is history 1: a history"
+    ):
         actual = recommender.recommend([HISTORIES["ann"], "dune"], k=4)
     assert [items_of(each) for each in actual] == [expected["ann"], []]
 

@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.initialization import constant_, no_init_weights, zeros_
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -21,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import Packing, describe_packing, packed_attention
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
+from .layout import count_positions, find_items, lay_out_packed, lay_out_padded
 from .neighbors import ItemNeighbors, NeighborShares, newest_items
 from .objectives import (
     OBJECTIVES,
@@ -44,24 +44,6 @@ logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
 """Label of a position that no loss looks at."""
-
-
-def count_positions(places: Tensor, lengths: Tensor, origin: str) -> Tensor:
-    """Number the items of histories from the end that the model counts from.
-
-    >>> count_positions(torch.tensor([0, 1, 2]), torch.tensor(3), "newest").tolist()
-    [2, 1, 0]
-
-    Args:
-        places: Place of each item in its history, from the oldest; below 0 at padding.
-        lengths: Items of its history, of a shape that goes with places.
-        origin: "oldest" or "newest", the end that has position 0.
-
-    Returns:
-        Positions from 0, of the shape of places; 0 at padding.
-    """
-    positions = lengths - 1 - places if origin == "newest" else places
-    return torch.where(places < 0, 0, positions)
 
 
 class Dropout(nn.Dropout):
@@ -353,31 +335,6 @@ class BERT4RecPreTrainedModel(PreTrainedModel):
             )
 
 
-class Layout(NamedTuple):
-    """How histories lie in a batch, padded or packed."""
-
-    places: Tensor
-    """(batch, length) place of each item in its history, from the oldest; -1 at padding."""
-
-    lengths: Tensor
-    """(batch, 1) or (1, tokens) items of the history that a position belongs to."""
-
-    longest: int
-    """Positions that the longest history takes."""
-
-    mask: Tensor | None = None
-    """What the attention functions of transformers take; None where nothing is padded."""
-
-    packing: Packing | None = None
-
-
-def find_items(input_ids: Tensor | None, inputs_embeds: Tensor, pad_token_id: int) -> Tensor:
-    """(batch, length) attention mask: 0 where ids are padding; all 1 where there are no ids."""
-    if input_ids is None:
-        return torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-    return (input_ids != pad_token_id).long()
-
-
 class BERT4RecModel(BERT4RecPreTrainedModel):
     """The encoder: a history of item ids in, one hidden state per item out."""
 
@@ -450,11 +407,11 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         if cu_seq_lens_q is None:
             if attention_mask is None:
                 attention_mask = find_items(input_ids, inputs_embeds, self.config.pad_token_id)
-            layout = self._lay_out_padded(inputs_embeds, attention_mask)
+            layout = lay_out_padded(self.config, inputs_embeds, attention_mask)
         else:
             tokens = inputs_embeds.shape[1]
             packing = describe_packing(cu_seq_lens_q, max_length_q, tokens, prefix_ids, is_query)
-            layout = self._lay_out_packed(packing, position_ids)
+            layout = lay_out_packed(self.config, packing, position_ids)
         if layout.longest > self.config.max_history_length:
             raise ValueError(
                 f"the input has {layout.longest} positions and the model reads at most "
@@ -490,35 +447,6 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
                 "one position counted from there, got position_origin='newest'; use "
                 "position_origin='oldest' or position_type='rotary'"
             )
-
-    def _lay_out_padded(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Layout:
-        is_item = attention_mask.long()
-        if self.config.is_causal:
-            mask = create_causal_mask(
-                self.config, inputs_embeds, attention_mask, past_key_values=None
-            )
-        else:
-            mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
-        return Layout(
-            places=is_item.cumsum(1) * is_item - 1,
-            lengths=is_item.sum(dim=1, keepdim=True),
-            longest=inputs_embeds.shape[1],
-            mask=mask,
-        )
-
-    def _lay_out_packed(self, packing: Packing, position_ids: Tensor | None) -> Layout:
-        lengths, longest = packing.cu_seq_lens.diff(), packing.max_length
-        if (
-            packing.prefix_ids is not None
-        ):  # several tokens have one place, and the last has the last
-            lengths = position_ids[0, packing.cu_seq_lens[1:] - 1] + 1
-            longest = min(longest, self.config.max_history_length)
-        return Layout(
-            places=packing.places.unsqueeze(0),
-            lengths=lengths[packing.histories].unsqueeze(0),
-            longest=longest,
-            packing=packing,
-        )
 
 
 class BERT4RecTransform(nn.Module):

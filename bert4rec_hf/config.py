@@ -117,7 +117,7 @@ class TrainingConfig:
 
     on_bad_step: str = "stop"
     """What becomes of a step whose loss or gradient is not finite: `stop` ends the training, `skip`
-    leaves the step out; more than a few in a row end it, too."""
+    leaves the step out; more than a few in a row also end it."""
 
     seed: int = 0
     logging_steps: int = 50

@@ -84,7 +84,7 @@ def left_padded(values: np.ndarray, lengths: np.ndarray, fill: int) -> Tensor:
 
 
 def pad(tokens: Tokens) -> dict[str, Tensor]:
-    """Lay the windows out as a rectangle; what comes out is told by MaskedItemCollator."""
+    """Lay the windows out as a rectangle; MaskedItemCollator describes the batch."""
     input_ids = left_padded(tokens.values, tokens.lengths, PAD_ID)
     return {
         "input_ids": input_ids,
@@ -96,7 +96,7 @@ def pad(tokens: Tokens) -> dict[str, Tensor]:
 def pack(
     tokens: Tokens, pad_to_multiple_of: int, max_history_length: int
 ) -> dict[str, Tensor | int]:
-    """Lay the windows out end to end; what comes out is told by MaskedItemCollator.
+    """Lay the windows out end to end; MaskedItemCollator describes the batch.
 
     Args:
         tokens: Masked windows.

@@ -1,6 +1,6 @@
 """Who trains, validates and tests: each split holds out targets that training never sees.
 
-Every part of a split is told by two numbers per history: whose it is, and how many of the user's
+Two numbers per history describe every part of a split: whose it is, and how many of the user's
 first interactions belong to it. In validation and test the interaction right after is the target.
 """
 

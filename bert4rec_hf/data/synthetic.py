@@ -238,7 +238,7 @@ def best_probabilities(chain: Chain, seen: np.ndarray) -> np.ndarray:
     """Work out the true probabilities of the most probable next items.
 
     Only successors of the newest items and the most popular items can be among them; so many of
-    these are looked at that enough are left when seen items and successors are taken out.
+    these are considered that enough are left when seen items and successors are taken out.
 
     Args:
         chain: The truth.

@@ -1,4 +1,4 @@
-"""How users are spread over the experts of a mixture, told from their gate weights."""
+"""How a mixture's experts are shared among users, measured by their gate weights."""
 
 from typing import Any
 

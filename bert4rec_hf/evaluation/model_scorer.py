@@ -74,7 +74,7 @@ class ModelScorer:
         self.vocab_size: int = model.config.vocab_size
 
     def encode(self, histories: Sequence[np.ndarray]) -> Tensor | EncodedHistories:
-        """Read histories with the mask behind each.
+        """Read histories with a mask after each.
 
         Args:
             histories: Ids, oldest first; an empty one is scored by the mask alone.
@@ -126,7 +126,7 @@ def score_items(
 def append_masks(
     histories: Sequence[np.ndarray], config: Any, device: torch.device
 ) -> dict[str, Tensor | int]:
-    """Pack histories end to end, the mask behind each; the newest items that fit are taken.
+    """Pack histories end to end, a mask after each; the newest items that fit are taken.
 
     Args:
         histories: Ids, oldest first.

@@ -1,7 +1,7 @@
 """From scores to the rank of the target and to the best items, in chunks of the catalog.
 
 A chunk of ITEMS_AT_ONCE items for a run of HISTORIES_AT_ONCE histories is scored by one matrix
-product, in which most of the time goes, and looked at while it is still in the cache.
+product, in which most of the time goes, and read while it is still in the cache.
 
 Ranking the target among a few drawn items instead of the whole catalog is known to reorder models
 (Krichene and Rendle, 2020, KDD); it is here to compare with papers that did it, and only by

@@ -79,7 +79,7 @@ def check_initialization(experiment: Experiment) -> None:
 
 
 def check_trackers(experiment: Experiment) -> None:
-    """Refuse a tracker that accelerate would leave out without a word."""
+    """Refuse a tracker that accelerate would silently leave out."""
     known = [str(name) for name in LoggerType.list() if name != "all"]
     installed = [str(name) for name in get_available_trackers()]
     for name in experiment.training.trackers:

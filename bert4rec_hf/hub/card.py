@@ -140,7 +140,7 @@ def render_repeats(results: dict[str, Any]) -> str:
 
 
 def describe_split(dataset: dict[str, Any]) -> str:
-    """The split in words, with the convention that decides what numbers it can be set beside."""
+    """The split in words, with the convention that decides what it can be compared with."""
     settings = dataset["settings"]
     has_group = settings["split"] == "leave_one_out" and settings["validation_users"]
     name = "leave_one_out_with_group" if has_group else settings["split"]

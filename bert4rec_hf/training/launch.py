@@ -29,7 +29,7 @@ def check_flags() -> None:
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """Refuse to run otherwise than was asked for, which accelerate does without a word.
+    """Refuse to run otherwise than was asked for, which accelerate does silently.
 
     Raises:
         ValueError: FSDP or several processes were asked for, and there is nothing of it; or there

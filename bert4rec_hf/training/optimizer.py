@@ -11,7 +11,7 @@ from bert4rec_hf.config import TrainingConfig
 
 
 class RowAdamW(AdamW):
-    """AdamW that takes row-sparse gradients, too, and then touches no other row.
+    """AdamW that also takes row-sparse gradients, and then touches no other row.
 
     Each row of such a parameter is stepped as `torch.optim.AdamW` steps a parameter of its own
     that has no gradient in the other steps: its moments, its bias correction and its decay count

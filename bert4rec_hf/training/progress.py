@@ -12,7 +12,7 @@ LINES = 20
 def show_progress(
     total: int, unit: str, *, initial: int = 0, is_shown: bool = True, stream: TextIO | None = None
 ) -> tqdm:
-    """Make a progress bar that a log file can be read with, too.
+    """Make a progress bar that is also readable in a log file.
 
     Args:
         total: Units of work.

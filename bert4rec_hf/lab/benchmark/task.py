@@ -194,7 +194,7 @@ def rank_by_comparison(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def pad(histories: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Lay histories into rows of one length, zeros behind them.
+    """Lay histories into rows of one length, filled up with zeros.
 
     Returns:
         (batch, length) int64

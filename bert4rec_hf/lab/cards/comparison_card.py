@@ -16,7 +16,7 @@ def render_comparison_card(name: str, results: dict[str, Any]) -> str:
     """Tell in Markdown what was compared, how, and what came of it.
 
     Args:
-        name: Of the results file, without its ending; the plot has it, too.
+        name: Of the results file, without its ending, and of the plot.
         results: As `compare_folders` returns them.
     """
     versions = ", ".join(f"{library} {number}" for library, number in results["versions"].items())

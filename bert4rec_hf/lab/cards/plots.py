@@ -10,6 +10,9 @@ from bert4rec_hf.lab.statistics.scaling_laws import MEASURES, abscissa, read_law
 
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 
+MOST_COLUMNS = 3
+"""Panels side by side; more go below."""
+
 
 def plot_comparison(results: dict[str, Any], path: Path) -> None:
     """Draw the metric of every run of a comparison, and how iLoRA mixes experts by segment.
@@ -53,23 +56,32 @@ def plot_study(results: dict[str, Any], path: Path) -> None:
         path: The picture to write.
     """
     from matplotlib.figure import Figure  # an extra, and not needed to train
+    from matplotlib.ticker import MaxNLocator
 
     ranges = results["search"]["ranges"]
+    metric = results.get("metric", "ndcg@10").replace("ndcg", "NDCG")
     ended = [trial for trial in results["trials"] if trial["state"] == "complete"]
-    figure = Figure(figsize=(4 + 3 * len(ranges), 3.4), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(ranges), width_ratios=[1.3] + [1] * len(ranges))
+    num_rows = -(-(1 + len(ranges)) // MOST_COLUMNS)
+    num_columns = min(1 + len(ranges), MOST_COLUMNS)
+    figure = Figure(figsize=(3.2 * num_columns, 3 * num_rows), layout="constrained")
+    first, *others = figure.subplots(num_rows, num_columns, squeeze=False).flat
     names = sorted(ranges, key=lambda name: results["importances"].get(name, 0))
-    first.barh(names, [results["importances"].get(name, 0) for name in names], color=COLORS[0])
-    first.set_title("importance", fontsize=9)
-    for axis, (name, values) in zip(others, ranges.items(), strict=True):
+    shares = [100 * results["importances"].get(name, 0) for name in names]
+    first.barh([name.partition(".")[2] for name in names], shares, color=COLORS[0])
+    first.set_xlabel("importance (%)")
+    for axis, (name, values) in zip(others, ranges.items(), strict=False):
         tried = [trial["values"][name] for trial in ended]
         axis.plot(tried, [trial["value"] for trial in ended], "o", color=COLORS[0], alpha=0.6)
         if values.get("log"):
             axis.set_xscale("log")
             axis.xaxis.set_minor_formatter("")  # or they would lie over each other
+        elif all(isinstance(value, int) for value in tried):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel(name)
-    others[0].set_ylabel("on validation")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+        axis.set_ylabel(f"{metric} on validation")
+    for axis in others[len(ranges) :]:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 def plot_scaling(results: dict[str, Any], path: Path) -> None:
@@ -83,6 +95,7 @@ def plot_scaling(results: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     rows = figure.subplots(2, 2, sharey="row")
+    fitted_to = {"encoder": "largest budget", "compute": "all budgets"}
     budgets = sorted({point["max_steps"] for point in results["points"]})
     for axes, measure in zip(rows, MEASURES, strict=True):
         for axis, name in zip(axes, ("encoder", "compute"), strict=True):
@@ -94,13 +107,18 @@ def plot_scaling(results: dict[str, Any], path: Path) -> None:
             for law in results["laws"]:
                 if (law["measure"], law["of"]) == (measure, [name]):
                     x = np.geomspace(*_ends(results["points"], name), 100)
-                    axis.plot(x, read_law(law).predict(x[:, None])[0], color="black", lw=1)
+                    line = read_law(law).predict(x[:, None])[0]
+                    axis.plot(x, line, color="black", lw=1, label=f"law, {fitted_to[name]}")
             axis.set_xscale("log")
             axis.set_xlabel(
-                {"encoder": "encoder parameters", "compute": "training operations"}[name]
+                {
+                    "encoder": "encoder parameters",
+                    "compute": "training operations (multiply-adds count two)",
+                }[name]
             )
-        axes[0].set_ylabel({"loss": "cross-entropy on test"}.get(measure, "NDCG@10 on test"))
-    rows[0][0].legend(fontsize=8)
+        axes[0].set_ylabel({"loss": "cross-entropy on test (nats)"}.get(measure, "NDCG@10 on test"))
+    for axis in rows.flat:
+        axis.legend(fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -128,8 +146,8 @@ def plot_configurations(results: dict[str, Any], path: Path) -> None:
     rates = np.array([row["histories_per_second"] for _, row in rows])
     low, median, high = rates.T
     fast.barh(names, median, xerr=[median - low, high - median], color=colors)
-    fast.set_xlabel("histories per second; lines from quartile to quartile")
+    fast.set_xlabel("histories per second (lines: quartiles)")
     lean.barh(names, [row["peak_memory_bytes"] / 1e6 for _, row in rows], color=colors)
-    lean.set_xlabel("peak MB")
+    lean.set_xlabel("peak memory (MB)")
     fast.invert_yaxis()
     figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -22,7 +22,7 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
     """Tell in Markdown what was trained, what came of it, and which laws that follows.
 
     Args:
-        name: Of the results file, without its ending; the plot has it, too.
+        name: Of the results file, without its ending, and of the plot.
         results: As `run_scaling` returns them.
     """
     points = results["points"]

@@ -9,7 +9,7 @@ def render_study_card(name: str, results: dict[str, Any]) -> str:
     """Tell in Markdown what was searched, what was best, and what matters.
 
     Args:
-        name: Of the results file, without its ending; the plot has it, too.
+        name: Of the results file, without its ending, and of the plot.
         results: As `run_search` returns them.
     """
     ranges = results["search"]["ranges"]

@@ -113,7 +113,7 @@ def run_study(study: Study, output: Path, measure: Measure, summarize: Summarize
 
 
 def open_study(study: Study, output: Path) -> None:
-    """Begin the folder of a study, or go on with it.
+    """Begin the folder of a study, or continue in it.
 
     Raises:
         ValueError: It is another study's.
@@ -128,7 +128,7 @@ def open_study(study: Study, output: Path) -> None:
 
 
 def train_run(study: Study, run: StudyRun, folder: Path, measure: Measure) -> None:
-    """Train one model, or go on with it, and write what it came to as `point.json`."""
+    """Train one model, or resume it, and write its results as `point.json`."""
     experiment = study.build(run)
     accelerator = build_accelerator(experiment, folder)
     set_seed(experiment.training.seed)

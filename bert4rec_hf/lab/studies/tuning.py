@@ -193,7 +193,7 @@ def run_search(search: Search, output: Path) -> dict[str, Any]:
 
 
 def open_study(search: Search, output: Path) -> "optuna.Study":
-    """Begin the study of a folder, or go on with it; trials of dead workers are tried again."""
+    """Begin the study of a folder, or continue it; trials of dead workers are repeated."""
     import optuna
 
     config = search.study

@@ -35,6 +35,9 @@ from .weights_check import (
 FINGERPRINTS = ("settings_fingerprint", "vocabulary_fingerprint")
 """What config.json says of the files that it was saved with."""
 
+BASE_CLASS = {"base_model_class": "AutoModelForMaskedLM", "parent_library": "transformers"}
+"""What AutoPeftModel loads the base model of an adapter by; PEFT allows few libraries."""
+
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer_config.json", "titles.json")
 """What a model takes over from its dataset folder; titles only where there are any."""
 
@@ -57,6 +60,7 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
         write_fingerprints(unfinished / "config.json", model.config, dataset_folder)
         set_tokenizer_class(unfinished, model.config.max_history_length)
     if isinstance(model, PeftModel):
+        name_base_class(unfinished / "adapter_config.json")
         base = Path(model.active_peft_config.base_model_name_or_path or "")
         if (base / "config.json").is_file():
             write_base(unfinished, base)
@@ -66,6 +70,12 @@ def save_model_folder(model: nn.Module, dataset_folder: Path, folder: Path) -> N
         folder.rename(replaced)
     unfinished.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def name_base_class(path: Path) -> None:
+    """Let an adapter_config.json say what loads the base model, in words that PEFT allows."""
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"auto_mapping": BASE_CLASS}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def write_fingerprints(path: Path, config: BERT4RecConfig, dataset_folder: Path) -> None:

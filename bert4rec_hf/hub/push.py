@@ -14,7 +14,7 @@ from bert4rec_hf.modeling.repository import open_repository, push_folder
 from .adapter_base import fingerprint_weights
 from .dataset_repository import push_dataset
 from .errors import explaining_hub
-from .model_folder import check_model_folder
+from .model_folder import BASE_CLASS, check_model_folder
 from .pull import is_repository
 
 RECORD = ".hub.json"
@@ -84,6 +84,7 @@ def name_base(stage: Path, base: str | None) -> None:
         raise ValueError(
             f"base must be a repository such as user/shop, got {config.base_model_name_or_path!r}"
         )
+    config.auto_mapping = BASE_CLASS
     (stage / "adapter_config.json").unlink()
     config.save_pretrained(stage)
     path = stage / CARD_NAME

@@ -1,5 +1,8 @@
 """What a BERT4Rec is made of."""
 
+from difflib import get_close_matches
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -20,6 +23,24 @@ POSITION_TYPES = ("learned", "rotary")
 POSITION_ORIGINS = ("oldest", "newest")
 
 
+FIELD_NAMES = {
+    "max_position_embeddings": "max_history_length",
+    "max_seq_length": "max_history_length",
+    "maxlen": "max_history_length",
+    "d_model": "hidden_size",
+    "embedding_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "n_heads": "num_attention_heads",
+    "inner_size": "intermediate_size",
+    "hidden_dropout_prob": "hidden_dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "attn_dropout_prob": "attention_dropout",
+}
+"""What BERT of transformers and other libraries of recommenders call the same settings."""
+
+
 @strict
 class BERT4RecConfig(PreTrainedConfig):
     """Shape and switches of a BERT4Rec (Sun et al., 2019, https://arxiv.org/abs/1904.06690).
@@ -32,6 +53,7 @@ class BERT4RecConfig(PreTrainedConfig):
     """
 
     model_type = "bert4rec"
+    attribute_map = FIELD_NAMES
 
     vocab_size: int = 1_002
     """Items of the catalog plus padding and mask; `resize_token_embeddings` assigns to it."""
@@ -96,6 +118,20 @@ class BERT4RecConfig(PreTrainedConfig):
     mask_token_id: int = 1
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Take settings under the field's other names, and refuse what is likely a slip.
+
+        Raises:
+            ValueError: A name is none of a setting and close to one.
+        """
+        names = [*vars(BERT4RecConfig)["__annotations__"], *FIELD_NAMES]
+        for name in kwargs:
+            if not hasattr(self, name) and (close := get_close_matches(name, names, 1, 0.85)):
+                raise ValueError(
+                    f"{name} is not a setting of BERT4RecConfig; did you mean {close[0]}?"
+                )
+        super().__post_init__(**kwargs)
 
     @property
     def num_items(self) -> int:

@@ -18,6 +18,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .adapter_targets import register_targets
 from .attention import Packing, describe_packing, packed_attention
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
 from .layout import count_positions, find_items, lay_out_packed, lay_out_padded
@@ -41,6 +42,9 @@ from .publishing import (
 from .repository import open_repository, push_folder
 
 logger = logging.get_logger(__name__)
+
+SPECIAL_MARGIN = 20.0
+"""Padding and mask are exp(-20) times as likely as the least likely item: 2e-9 times."""
 
 IGNORE_INDEX = -100
 """Label of a position that no loss looks at."""
@@ -449,6 +453,20 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
             )
 
 
+def put_special_last(logits: Tensor) -> Tensor:
+    """Let padding and mask score less than any item, by so much that it never matters.
+
+    Args:
+        logits: (…, vocab)
+
+    Returns:
+        The same, changed in place.
+    """
+    lowest = logits.detach()[..., NUM_SPECIAL_IDS:].amin(dim=-1, keepdim=True)
+    logits[..., :NUM_SPECIAL_IDS] = lowest - SPECIAL_MARGIN
+    return logits
+
+
 class BERT4RecTransform(nn.Module):
     """The paper's output network between encoder and scores."""
 
@@ -515,9 +533,11 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
     ) -> MaskedLMOutput:
         """Score the catalog at every position, or learn at the masked ones.
 
-        With labels there are no logits: training needs scores at masked positions only, and the
-        objective makes and consumes them; the last layer computes no other states, either.
-        Without labels, padding and mask score -inf.
+        With labels there are no logits in training, which needs scores at masked positions only,
+        and the objective makes and consumes them; the last layer computes no other states, either.
+        In evaluation the logits are those of the masked positions, in the order of the labels.
+        Padding and mask score less than any item, and still so much that log-probabilities are
+        finite, for label smoothing and distillation.
 
         Args:
             input_ids: (batch, length) ids, padded; or (1, tokens), packed.
@@ -537,7 +557,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
                 `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
-            loss: scalar, float32, with labels; logits: (batch, length, vocab) without.
+            loss: scalar, float32, with labels; logits: (batch, length, vocab) without labels,
+            (masked, vocab) with labels in evaluation, None in training.
 
         Raises:
             ValueError: The objective needs negatives and there are none.
@@ -556,7 +577,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             logits = nn.functional.linear(states, *self.read_head())
             if self.neighbors is not None:
                 logits = self._mix_neighbors(logits, states, inputs)
-            logits[..., :NUM_SPECIAL_IDS] = -torch.inf
+            logits = put_special_last(logits)
         else:
             labels = labels.flatten()
             if masked_positions is None:
@@ -573,12 +594,23 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
                 num_items_in_batch,
                 recent,
             )
+            if not self.training:
+                is_masked = labels[masked_positions] != IGNORE_INDEX
+                logits = self._score_masked(outputs.last_hidden_state[0], recent)[is_masked]
         return MaskedLMOutput(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _score_masked(self, hidden: Tensor, recent: Tensor | None) -> Tensor:
+        """Score the catalog, (masked, vocab), by the (masked, hidden) output of the encoder."""
+        states = self.transform(hidden)
+        logits = nn.functional.linear(states, *self.read_head())
+        if self.neighbors is not None:
+            logits = self.neighbors.read(recent, states).mix(logits)
+        return put_special_last(logits)
 
     def use_row_gradients(self, takes_rows: bool = True) -> None:
         """Give the item table a row-sparse gradient, for an optimizer that takes such, or not."""
@@ -769,5 +801,6 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         return embeddings
 
 
+register_targets()
 BERT4RecModel.register_for_auto_class("AutoModel")
 BERT4RecForMaskedItemModeling.register_for_auto_class("AutoModelForMaskedLM")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Pipeline
 
 from .configuration_bert4rec import NUM_SPECIAL_IDS
@@ -103,9 +103,12 @@ class NextItemRecommendationPipeline(Pipeline):
         }
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        states = self.model.next_item_states(inputs["input_ids"], inputs["attention_mask"])
-        scores = nn.functional.linear(states, *self.model.read_head()).float()
-        return {"scores": scores, "seen": inputs["seen"]}
+        # A causal model names the next item at the newest one, others at the mask behind it.
+        last = 2 if self.model.config.is_causal else 1
+        logits = self.model(
+            inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=last
+        ).logits
+        return {"scores": logits[:, 0].float(), "seen": inputs["seen"]}
 
     def postprocess(
         self,

@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import torch
+from peft import AutoPeftModel, get_peft_model
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bert4rec_hf import modeling
 from bert4rec_hf.data.vocabulary import build_vocabulary
-from bert4rec_hf.hub.model_folder import save_model_folder
+from bert4rec_hf.hub.model_folder import load_weights, save_model_folder
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.tuners import ILoraConfig
 
 
 def make_model():
@@ -41,3 +43,15 @@ def test_a_better_model_takes_the_place_of_the_one_before(tmp_path):
     torch.testing.assert_close(loaded.state_dict(), better.state_dict(), rtol=0, atol=0)
     assert not (folder / "README.md").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "model"]
+
+
+def test_an_adapter_folder_is_loaded_by_the_auto_class_of_peft(tmp_path):
+    dataset, base = tmp_path / "dataset", tmp_path / "base"
+    build_vocabulary(["alien", "brazil", "dune"]).save_pretrained(dataset)
+    save_model_folder(make_model(), dataset, base)
+    settings = ILoraConfig(r=4, num_experts=2, init_weights=False)
+    adapted = get_peft_model(load_weights(base), settings).eval()
+    save_model_folder(adapted, dataset, tmp_path / "adapter")
+    loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter").eval()
+    ids = torch.tensor([[3, 2, 1]])
+    torch.testing.assert_close(loaded(ids).logits, adapted(ids).logits, rtol=0, atol=0)

@@ -102,9 +102,9 @@ def test_two_models_in_one_process_run_and_save_their_own_code(hub, bare_client,
     files = contents(folder)
     hub.add("models", "ann/plain", files)
     code = files["modeling_bert4rec.py"].decode()
-    assert code.count("logits = nn.functional.linear") == 1
-    code = code.replace("logits = nn.functional.linear", "logits = 2 * nn.functional.linear")
-    hub.add("models", "ann/doubled", files | {"modeling_bert4rec.py": code.encode()})
+    changed = code.replace("logits = nn.functional.linear", "logits = 2 * nn.functional.linear")
+    assert changed != code
+    hub.add("models", "ann/doubled", files | {"modeling_bert4rec.py": changed.encode()})
     answers = bare_client(TWO_MODELS)
     assert answers["ann/doubled"] == pytest.approx([2 * x for x in answers["ann/plain"]])
     assert answers["ann/doubled is saved doubled"]
@@ -119,3 +119,21 @@ def test_a_hub_that_cannot_be_reached_is_an_error_at_once(monkeypatch):
     with pytest.raises(OSError, match="no folder data/shop, and .*127.0.0.1:9 cannot be reached"):
         fetch_folder("data/shop", kind="dataset")
     assert time.perf_counter() - start < 5
+
+
+ADAPTERS = """
+import json
+from transformers import AutoModelForMaskedLM
+from peft import LoraConfig, VeraConfig, get_peft_model
+names = []
+for kind in (LoraConfig, VeraConfig):
+    model = AutoModelForMaskedLM.from_pretrained("ann/plain", trust_remote_code=True)
+    adapted = get_peft_model(model, kind())
+    names.append(sorted({name.rpartition(".")[2] for name in adapted.targeted_module_names}))
+print(json.dumps(names))
+"""
+
+
+def test_an_adapter_without_targets_sits_in_attention_of_remote_code(hub, bare_client, folder):
+    hub.add("models", "ann/plain", contents(folder))
+    assert bare_client(ADAPTERS) == [["q_proj", "v_proj"]] * 2

@@ -56,6 +56,11 @@ class HistoryGates(nn.Module, ILoraLayer):
         ]
         encoder.add_module(self.NAME, self)
 
+    @property
+    def in_features(self) -> int:
+        """Hidden size, as PEFT asks of every layer."""
+        return self.get_base_layer().weight.shape[1]
+
     def get_base_layer(self) -> nn.Module:
         """The item table: where it is and in which precision, the gates are."""
         return self._encoder[0].get_input_embeddings()

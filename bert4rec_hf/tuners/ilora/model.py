@@ -92,6 +92,18 @@ class ILoraModel(BaseTuner):
         with self.encoder.history_gates.current.holding(held):
             return super().merge_and_unload(progressbar, safe_merge, adapter_names)
 
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what LoRA can: adapters whose experts are mixed by gates have no weighted sum.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "add_weighted_adapter sums weights, and iLoRA mixes its experts anew for each history; "
+            "let several adapters add up by base_model.set_adapter([…]), or merge each under one "
+            "gate for all, merge_and_unload(gate_weights=…)"
+        )
+
     def _check_fixed_gate(self, adapter_names: list[str], gate_weights: Tensor) -> None:
         if len(adapter_names) != 1:
             raise ValueError(

@@ -116,3 +116,10 @@ def test_a_gate_has_a_number_for_each_expert_and_history(name):
     assert torch.equal(logits[0], logits[1]) == (name != "instance")
     numbers = {"instance": 3 * 7 + 3, "constant": 3, "uniform": 0}
     assert sum(weight.numel() for weight in gate.parameters()) == numbers[name]
+
+
+def test_a_fresh_gate_weighs_the_experts_nearly_alike():
+    torch.manual_seed(0)
+    summaries = torch.nn.functional.layer_norm(torch.randn(500, 64), (64,))
+    largest = GATES["instance"](64, 4)(summaries).softmax(dim=-1).amax(dim=-1).mean()
+    assert 0.25 < largest < 0.30

@@ -161,7 +161,7 @@ def test_gate_weights_are_those_that_each_history_would_have_alone(adapted, hist
             for history in histories[0]
         ]
     )
-    assert (expected.max(dim=0).values - expected.min(dim=0).values).min() > 0.1
+    assert (expected.max(dim=0).values - expected.min(dim=0).values).max() > 0.1
     for name, batch in batches.items():
         weights = adapted.base_model.gate_weights(**batch)
         torch.testing.assert_close(weights[:5], expected, rtol=1e-6, atol=1e-7)

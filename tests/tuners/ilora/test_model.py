@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bert4rec_hf.tuners import ILoraConfig
+from bert4rec_hf.tuners.ilora.history_gates import ILoraLayer
 
 
 def trainable(model):
@@ -354,3 +355,14 @@ def test_a_target_that_is_not_linear_is_refused(base):
 def test_a_model_without_item_embeddings_is_refused():
     with pytest.raises(TypeError, match="Sequential has no get_input_embeddings"):
         get_peft_model(nn.Sequential(nn.Linear(3, 5)), ILoraConfig(target_modules=["0"]))
+
+
+def test_a_weighted_sum_of_adapters_is_refused_with_a_way_out(adapted):
+    message = r"add_weighted_adapter sums weights, .* merge_and_unload\(gate_weights=…\)"
+    with pytest.raises(NotImplementedError, match=message):
+        adapted.add_weighted_adapter(["default"], [1.0], "sum")
+
+
+def test_every_layer_of_the_tuner_says_what_it_reads(adapted):
+    layers = [each for each in adapted.modules() if isinstance(each, ILoraLayer)]
+    assert all(layer.in_features in (24, 40) for layer in layers)

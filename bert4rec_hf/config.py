@@ -18,7 +18,8 @@ from bert4rec_hf.strict_yaml import load_yaml, load_yaml_file
 
 Section = TypeVar("Section")
 
-PUBLISHED = ("model", "hit_rate@10", "ndcg@10", "source")
+PUBLISHED_METRICS = ("hit_rate@10", "ndcg@10")
+PUBLISHED = ("model", *PUBLISHED_METRICS, "source")
 INITIALIZATIONS = {
     "item_initialization": ("random", "co_occurrence"),
     "attention_initialization": ("random", "average"),
@@ -197,7 +198,7 @@ class CardConfig:
 
     dataset_name: str
     dataset_license: str
-    published: list[dict[str, str | float]] = field(default_factory=list)
+    published: list[dict[str, str | float | int]] = field(default_factory=list)
     """Numbers of others under the same protocol, each with the keys of PUBLISHED."""
 
     def validate_published(self) -> None:
@@ -207,6 +208,12 @@ class CardConfig:
                     f"published entry {place} must have {', '.join(PUBLISHED)}, "
                     f"got {', '.join(entry) or 'nothing'}"
                 )
+            for name, value in entry.items():
+                if isinstance(value, str) == (name in PUBLISHED_METRICS):
+                    raise ValueError(
+                        f"published entry {place}: {name} must be "
+                        f"{'a number' if name in PUBLISHED_METRICS else 'text'}, got {value!r}"
+                    )
 
 
 def read_yaml(path: Path) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.sources import SOURCES
 from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.training.interruption import stopping_on_signals
 from bert4rec_hf.training.process_memory import peak_resident_bytes
 
 SYNTHETIC_SETTINGS = {field.name: field for field in fields(SyntheticConfig)}
@@ -144,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = PreparationConfig(synthetic=SyntheticConfig(seed=seed, **synthetic), **options)
         if source in SOURCES:
             check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
-        statistics = prepare_dataset(source, path, output, config)
+        with stopping_on_signals(lambda: "nothing was written, the same command starts again"):
+            statistics = prepare_dataset(source, path, output, config)
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     report(statistics, output, time.perf_counter() - start)

@@ -48,11 +48,14 @@ def report_study(
         settings: `--section.setting value` pairs, over the file's.
         steps: What reads the file, what trains into a folder, and what renders the results by name.
     """
+    from bert4rec_hf.training.interruption import stopping_on_signals
+
     load, run, render = steps
     try:
         check_worker()
-        study = load(options.config, settings)
-        results = run(study, options.output)
+        with stopping_on_signals(lambda: "the same command continues it"):
+            study = load(options.config, settings)
+            results = run(study, options.output)
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     print(f"{render(study.name, results)}\nresults: {options.output / f'{study.kind}.json'}")

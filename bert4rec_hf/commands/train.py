@@ -10,8 +10,11 @@ Devices, mixed precision and torch.compile are chosen by the flags of accelerate
 import argparse
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,7 +22,11 @@ from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import run_experiment
+from bert4rec_hf.experiment.spec import Experiment
 from bert4rec_hf.hub.card import render_summary
+from bert4rec_hf.training.agreement import describe
+from bert4rec_hf.training.interruption import stopping_on_signals
+from bert4rec_hf.training.limits import describe_shortage
 from bert4rec_hf.training.run_folder import check_output
 
 
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", type=Path, help="one file of configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--name", help="of the run; that of the file if not given")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     parser.add_argument(
         "--refit",
         type=Path,
@@ -60,28 +67,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options, settings = parser.parse_known_args(arguments)
     try:
-        experiment = load_experiment(options.config, settings, options.name)
-        check_output(options.output, is_resumed=options.resume)
-        if options.verify:
-            load_prepared(experiment.data.dataset, verify=True)
-        accelerator = build_accelerator(experiment, options.output)
-        set_seed(experiment.training.seed, device_specific=True)
-        results = run_experiment(
-            experiment,
-            options.output,
-            accelerator,
-            is_resumed=options.resume,
-            profiled_steps=options.profile,
-            ignores_memory=options.ignore_memory_estimate,
-            refit=options.refit,
-        )
+        with stopping_on_signals(partial(advise, options.output)):
+            experiment, accelerator, results = run(options, settings)
     except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {describe(error)}\n")
+    except (MemoryError, RuntimeError) as error:
+        if not (shortage := describe_shortage(error)):
+            raise
+        parser.exit(2, f"error: {shortage}\n")
     if accelerator.is_main_process:
         print(render_summary(results))
         folder = options.output / experiment.folder_name
         print(f"{experiment.folder_name} folder: {folder}")
         print(f"next: bert4rec recommend {folder} ITEM ITEM …")
+
+
+def run(
+    options: argparse.Namespace, settings: list[str]
+) -> tuple[Experiment, Accelerator, dict[str, Any]]:
+    """Train and measure what the command line says.
+
+    Returns:
+        The experiment, what it ran on, and its results.
+    """
+    experiment = load_experiment(options.config, settings, options.name)
+    check_output(options.output, is_resumed=options.resume)
+    if options.verify:
+        load_prepared(experiment.data.dataset, verify=True)
+    accelerator = build_accelerator(experiment, options.output)
+    set_seed(experiment.training.seed, device_specific=True)
+    results = run_experiment(
+        experiment,
+        options.output,
+        accelerator,
+        is_resumed=options.resume,
+        profiled_steps=options.profile,
+        ignores_memory=options.ignore_memory_estimate,
+        refit=options.refit,
+    )
+    return experiment, accelerator, results
+
+
+def advise(output: Path) -> str:
+    """Say how to go on with a run that was stopped."""
+    if (output / "run.json").exists():
+        return "the same command with --resume continues it"
+    return "nothing was begun, the same command starts it"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from bert4rec_hf.lab.cards.plots import plot_study
         from bert4rec_hf.lab.studies.tuning import load_search, run_search
+        from bert4rec_hf.training.interruption import stopping_on_signals
 
-        results = run_search(load_search(options.config, settings), options.output)
+        with stopping_on_signals(lambda: "the same command continues it"):
+            results = run_search(load_search(options.config, settings), options.output)
         plot_study(results, options.output / "importances.png")
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")

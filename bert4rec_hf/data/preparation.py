@@ -6,12 +6,14 @@ The folder holds a `datasets.DatasetDict` with int32 ids, the vocabulary as `tok
 titles where the source has them, everything that was measured, and a dataset card.
 """
 
+import glob
 import json
 import lzma
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +23,7 @@ import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from .dataset_card import render_card
 from .filters import apply_filters
@@ -58,6 +61,8 @@ READ_ERRORS = (
     pl.exceptions.PolarsError,
 )
 """What libraries raise at a damaged file."""
+UNFINISHED, LOCK = ".unfinished-", ".lock"
+"""Beginning of the names of folders that are being written, and the file that tells so in each."""
 
 
 def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
@@ -86,6 +91,7 @@ def prepare_dataset(
         The content of `statistics.json`.
     """
     check_request(source, path, output, config)
+    remove_unfinished(output)
     with refusing_unreadable(path):
         raw = SOURCES[source](path, config)
         collected = collect_interactions(raw, config, path.name if path else source)
@@ -123,6 +129,13 @@ def prepare_dataset(
     parts = {name: to_dataset(histories[name], users[name]) for name in SPLIT_NAMES}
     write_folder(output, parts, items, titles, statistics)
     return statistics
+
+
+def remove_unfinished(output: Path) -> None:
+    """Remove what preparations of the same output left that were killed; others hold a lock."""
+    for workplace in output.parent.glob(f"{UNFINISHED}{glob.escape(output.name)}-*"):
+        with suppress(Timeout), FileLock(workplace / LOCK, timeout=0):
+            shutil.rmtree(workplace)
 
 
 def check_request(source: str, path: Path | None, output: Path, config: PreparationConfig) -> None:
@@ -278,7 +291,11 @@ def write_folder(
 ) -> None:
     """Write everything under another name beside the output, and rename it when it is whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as workplace:
+    prefix = f"{UNFINISHED}{output.name}-"
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as workplace,
+        FileLock(Path(workplace) / LOCK),
+    ):
         folder = Path(workplace) / output.name
         datasets.DatasetDict(parts).save_to_disk(folder)
         build_vocabulary(items).save_pretrained(folder)

@@ -30,6 +30,7 @@ from bert4rec_hf.training.initialization import (
     co_occurrence_vectors,
     set_item_vectors,
 )
+from bert4rec_hf.training.interruption import ignore_signals
 from bert4rec_hf.training.launch import check_flags, check_launch, share_cores
 from bert4rec_hf.training.neighbors import count_neighbors
 from bert4rec_hf.tuners import TUNERS
@@ -162,6 +163,7 @@ def build_loader(
         batch_sampler=sampler,
         collate_fn=collator,
         num_workers=experiment.data.num_workers,
+        worker_init_fn=ignore_signals,
         # The loader's own, or it would draw from the generator that dropout draws from.
         generator=torch.Generator(),
     )

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import evaluate
@@ -22,8 +25,10 @@ from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import save_model_folder
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
-from bert4rec_hf.training.checkpoint import newest_checkpoint
-from bert4rec_hf.training.loop import TrainingRun
+from bert4rec_hf.training.agreement import failing_together
+from bert4rec_hf.training.checkpoint import TrainingState, newest_checkpoint
+from bert4rec_hf.training.limits import raise_file_limit
+from bert4rec_hf.training.loop import TrainingRun, going_on_without_trackers
 from bert4rec_hf.training.memory import (
     MemoryEstimate,
     available_memory,
@@ -32,7 +37,7 @@ from bert4rec_hf.training.memory import (
     peak_memory,
 )
 from bert4rec_hf.training.profiling import profile_steps
-from bert4rec_hf.training.run_folder import flatten, open_output
+from bert4rec_hf.training.run_folder import flatten, open_output, write_whole
 
 from .build import build_loader, build_model, initialize
 from .measurement import check_vocabulary, count_parameters, measure
@@ -40,6 +45,20 @@ from .refit import plan_refit
 from .spec import Experiment
 
 logger = logging.getLogger(__name__)
+
+
+OnValidation = Callable[[int, dict[str, float]], None]
+"""Called with the step and the metrics of each validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What can be said of a run beside its experiment."""
+
+    is_resumed: bool = False
+    profiled_steps: int = 0
+    ignores_memory: bool = False
+    on_validation: OnValidation = lambda step, metrics: None
 
 
 def run_experiment(  # noqa: PLR0913 - the options of a run
@@ -78,26 +97,34 @@ def run_experiment(  # noqa: PLR0913 - the options of a run
             f"{dataset.folder} holds out nothing to validate; name a finished run of this "
             "experiment by --refit, which tells how long to train, or prepare with another split"
         )
-    trained = train_experiment(
-        experiment,
-        output,
-        accelerator,
-        is_resumed=is_resumed,
-        profiled_steps=profiled_steps,
-        ignores_memory=ignores_memory,
+    options = RunOptions(
+        is_resumed=is_resumed, profiled_steps=profiled_steps, ignores_memory=ignores_memory
     )
-    accelerator.wait_for_everyone()
-    learned = output / experiment.folder_name
-    base = experiment.base.model if experiment.base else None
-    if measured is None:
-        measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
-    own = {"run": experiment.name, **trained}
-    results = {**own, **measured, **own}  # of a twin there are all fields
-    if accelerator.is_main_process:
-        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        write_card(results, learned / "README.md")
+    with ExitStack() as held:
+        trained = _train(experiment, output, accelerator, options, held)
+        accelerator.wait_for_everyone()
+        learned = output / experiment.folder_name
+        base = experiment.base.model if experiment.base else None
+        if measured is None:
+            measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
+        own = {"run": experiment.name, **trained}
+        results = {**own, **measured, **own}  # of a twin there are all fields
+        if accelerator.is_main_process:
+            write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
+            _write_card(results, learned / "README.md")
     accelerator.state.destroy_process_group()
     return results
+
+
+def _write_card(results: dict[str, Any], path: Path) -> None:
+    try:
+        write_card(results, path)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a trained run
+        logger.warning(
+            "%s could not be written: %s: %s; the model and results.json are there, mend the card "
+            "section of the experiment, and --resume writes the card without training again",
+            *(path, type(error).__name__, error),
+        )
 
 
 def train_experiment(  # noqa: PLR0913 - what can be said on a command line
@@ -108,7 +135,7 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
     is_resumed: bool = False,
     profiled_steps: int = 0,
     ignores_memory: bool = False,
-    on_validation: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    on_validation: OnValidation = lambda step, metrics: None,
 ) -> dict[str, Any]:
     """Train and keep the model that is best on validation; the test split is not read.
 
@@ -117,7 +144,7 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
         output: The run's folder: `run.json`, `experiment.yaml`, `checkpoints/`, `logs/`, `model/`
             or `adapter/`, and a `profile/` come into it.
         accelerator: As `build_accelerator` makes it.
-        is_resumed: Go on from the newest checkpoint in that folder.
+        is_resumed: Continue from the newest whole checkpoint in that folder.
         profiled_steps: How many steps to profile, near the first.
         ignores_memory: Go on where the estimate says that a step does not fit into memory.
         on_validation: Called with the step and the metrics of each validation.
@@ -127,16 +154,39 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
 
     Raises:
         FileNotFoundError: The dataset was not prepared.
-        ValueError: The output folder exists and the run is not resumed, or is another run's; or
-            a step does not fit into memory.
+        ValueError: The output folder exists and the run is not resumed, or is another run's, or has
+            a process at work in it; a step does not fit into memory, or is not finite; or there are
+            too few file handles.
+        OSError: The last checkpoint, or the best model, could not be written.
+        Interrupted: A signal asked to stop.
     """
+    options = RunOptions(
+        is_resumed=is_resumed,
+        profiled_steps=profiled_steps,
+        ignores_memory=ignores_memory,
+        on_validation=on_validation,
+    )
+    with ExitStack() as held:
+        return _train(experiment, output, accelerator, options, held)
+
+
+def _train(
+    experiment: Experiment,
+    output: Path,
+    accelerator: Accelerator,
+    options: RunOptions,
+    held: ExitStack,
+) -> dict[str, Any]:
+    """Train as `train_experiment` does; the folder is nobody else's until `held` is left."""
+    raise_file_limit(experiment.data.num_workers)
     dataset = open_dataset(experiment.data.dataset)
     identity = identify_run(experiment, dataset, accelerator)
-    memory = estimate_run(experiment, dataset, accelerator, ignores_memory=ignores_memory)
+    memory = estimate_run(experiment, dataset, accelerator, ignores_memory=options.ignores_memory)
     model = build_model(experiment, dataset.vocab_size)
     # Taken now: the checkout may have moved on when the training ends.
     origin = {"parameters": count_parameters(model), **provenance(accelerator)}
-    open_output(output, identity, accelerator, is_resumed=is_resumed)
+    is_resumed = options.is_resumed
+    changes = held.enter_context(open_output(output, identity, accelerator, is_resumed=is_resumed))
     accelerator.init_trackers(
         experiment.name,
         config=flatten({**identity, **origin}),
@@ -146,31 +196,50 @@ def train_experiment(  # noqa: PLR0913 - what can be said on a command line
     run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
     if checkpoint := newest_checkpoint(output / "checkpoints", accelerator):
         run.resume(checkpoint)
+        check_length(run.state, experiment.training)
     split = dataset.validation
     popularity = count_popularity(dataset.train, dataset.vocab_size)
 
     def validate(model: nn.Module) -> dict[str, float]:
         scorer = ModelScorer(model.eval())
         metrics = evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
-        on_validation(run.state.step, metrics)
+        options.on_validation(run.state.step, metrics)
         return metrics
 
     def keep_best(model: nn.Module) -> None:
-        if accelerator.is_main_process:
-            save_model_folder(model, dataset.folder, output / experiment.folder_name)
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                save_model_folder(model, dataset.folder, output / experiment.folder_name)
 
     loader = build_loader(experiment, dataset, accelerator.num_processes, run.state.step)
-    with profile_steps(accelerator, output / "profile", profiled_steps) as on_step:
+    with profile_steps(accelerator, output / "profile", options.profiled_steps) as on_step:
         state = run.train(loader, validate if len(split) else None, keep_best, on_step)
-    peak = peak_memory(accelerator.device)
-    for tracker in accelerator.trackers:  # not end_training, which parts the processes as well
-        tracker.finish()
+    with going_on_without_trackers(accelerator):
+        for tracker in accelerator.trackers:  # not end_training, which parts the processes as well
+            tracker.finish()
     return {
         **identity,
+        **({"changes": changes} if changes else {}),
         "training": dataclasses.asdict(state),
-        "memory": {"estimated_bytes": vars(memory), "process_peak_bytes": peak},
+        "memory": {
+            "estimated_bytes": vars(memory),
+            "process_peak_bytes": peak_memory(accelerator.device),
+        },
         **origin,
     }
+
+
+def check_length(state: TrainingState, config: TrainingConfig) -> None:
+    """Refuse to go on with a run that is to be shorter than it is.
+
+    Raises:
+        ValueError: It is so.
+    """
+    if state.step > config.max_steps:
+        raise ValueError(
+            f"training.max_steps is {config.max_steps:,} and the run is at step {state.step:,}; "
+            "give it at least that"
+        )
 
 
 def estimate_run(

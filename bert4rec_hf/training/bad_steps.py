@@ -162,7 +162,7 @@ def first_not_finite(model: nn.Module) -> str:
 
 
 def is_far(tensor: Tensor) -> bool:
-    """Whether it is on a GPU that computes ahead, which to look at the tensor would end."""
+    """Whether it is on a GPU that computes ahead, which reading the tensor would end."""
     return tensor.device.type == "cuda"
 
 

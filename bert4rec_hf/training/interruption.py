@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -19,7 +20,8 @@ import psutil
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 ]
-LAUNCHERS = ("accelerate", "torchrun", "torch.distributed")
+LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
+LAUNCHER_MODULES = ("accelerate.commands.launch", "torch.distributed.run")
 
 SAME_SECONDS = 1.0
 """Signals this close are one: a closing terminal sends two."""
@@ -123,7 +125,10 @@ def find_launcher() -> int:
         words = parent.cmdline() if parent else []
     except psutil.Error:
         return 0
-    return parent.pid if any(name in word for word in words for name in LAUNCHERS) else 0
+    is_launcher = any(
+        Path(word).name in LAUNCHERS or word in LAUNCHER_MODULES for word in words[:4]
+    )
+    return parent.pid if is_launcher else 0
 
 
 def ignore_signals(_worker: int) -> None:

@@ -13,6 +13,8 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import CPUOffloadPolicy
 
+from bert4rec_hf.training.interruption import find_launcher
+
 
 def check_flags() -> None:
     """Refuse the sharding that accelerate does by default, before it looks for GPUs to do it on.
@@ -43,6 +45,12 @@ def check_launch(accelerator: Accelerator) -> None:
                 f"{accelerator.device.type}, as it shards over GPUs only; leave --use_fsdp out"
             )
         check_sharding(accelerator.state.fsdp_plugin)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > accelerator.num_processes:
+        raise ValueError(
+            f"{world} processes were started, and accelerate takes each for the only one, as it "
+            "does where there are no GPUs; set ACCELERATE_USE_CPU=true, or start one process"
+        )
     asked = count_asked_processes()
     if accelerator.num_processes == 1 and asked > 1:
         raise ValueError(
@@ -87,11 +95,25 @@ def check_sharding(plugin: FullyShardedDataParallelPlugin) -> None:
 def share_cores(accelerator: Accelerator) -> None:
     """Give each process on CPU its share of the cores, where the launcher left it a single one.
 
-    `accelerate launch` does so unless `OMP_NUM_THREADS` or `--num_cpu_threads_per_process` says
-    otherwise.
+    Launchers do so of their own accord. What the user says by `OMP_NUM_THREADS`, or by
+    `--num_cpu_threads_per_process`, is obeyed.
     """
-    if accelerator.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+    if accelerator.device.type == "cpu" and has_single_core_from_launcher():
         # Those this process may run on; taskset and containers can leave fewer than there are.
         has_affinity = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
         torch.set_num_threads(max(1, cores // accelerator.num_processes))
+
+
+def has_single_core_from_launcher() -> bool:
+    """Whether `OMP_NUM_THREADS` is 1, and a launcher made it so that had not been told to."""
+    if os.environ.get("OMP_NUM_THREADS") != "1" or not find_launcher():
+        return False
+    launcher = psutil.Process(find_launcher())
+    try:
+        was_told = "OMP_NUM_THREADS" in launcher.environ() or any(
+            word.startswith("--num_cpu_threads_per_process") for word in launcher.cmdline()
+        )
+    except psutil.Error:  # nobody may know; then what is set is taken for the user's word
+        return False
+    return not was_told

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.training.agreement import StopAgreement
+from bert4rec_hf.training.agreement import StopAgreement, describe
 from bert4rec_hf.training.bad_steps import StepGuard, spread_to_gradients
 from bert4rec_hf.training.checkpoint import (
     TrainingState,
@@ -226,14 +227,17 @@ class TrainingRun:
             histories_per_s=f"{histories_per_second:.0f}",
             best=f"{self.state.best_metric:.4f}" if self.state.validations else "–",
         )
-        self.accelerator.log(
+        self._track(
             {
                 "train/loss": loss,
                 "train/histories_per_second": histories_per_second,
                 "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-            },
-            step=self.state.step,
+            }
         )
+
+    def _track(self, values: dict[str, float]) -> None:
+        with going_on_without_trackers(self.accelerator):
+            self.accelerator.log(values, step=self.state.step)
 
     def _validate(
         self,
@@ -253,9 +257,7 @@ class TrainingRun:
         except Interrupted as interrupted:
             self._save_checkpoint(is_last=True)
             raise Interrupted(interrupted.number, f"after step {state.step:,}") from None
-        self.accelerator.log(
-            {f"validation/{name}": value for name, value in metrics.items()}, step=state.step
-        )
+        self._track({f"validation/{name}": value for name, value in metrics.items()})
         metric = metrics[self.config.metric]
         state.validations.append({"step": state.step, **metrics})
         state.validations_since_best += 1
@@ -301,6 +303,16 @@ class TrainingRun:
                 raise OSError(f"{text}; mend that, and go on with --resume") from error
             if self.accelerator.is_main_process:
                 logger.warning("%s; training goes on, and tries again with the next one", text)
+
+
+@contextmanager
+def going_on_without_trackers(accelerator: Accelerator) -> Iterator[None]:
+    """Leave the trackers out from the first time on that one cannot write what it is given."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("%s; training goes on, and is no longer tracked", describe(error))
+        accelerator.trackers.clear()
 
 
 def describe_batches(loader: DataLoader, accelerator: Accelerator, step: int) -> str:

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bert4rec_hf.training.limits import address_space_room
 from bert4rec_hf.training.optimizer import row_tables
 from bert4rec_hf.training.process_memory import peak_resident_bytes
 from bert4rec_hf.training.sharding import find_units, is_sharded
@@ -120,7 +121,8 @@ def available_memory(accelerator: Accelerator) -> int:
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
     num_neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return min(psutil.virtual_memory().available, *cgroup_room()) // num_neighbors
+    shared = min(psutil.virtual_memory().available, *cgroup_room()) // num_neighbors
+    return min(shared, *address_space_room(), shared)
 
 
 def peak_memory(device: torch.device) -> int:

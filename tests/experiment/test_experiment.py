@@ -23,6 +23,7 @@ from bert4rec_hf.experiment.build import build_accelerator, build_model, initial
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.measurement import evaluate_folder
 from bert4rec_hf.experiment.run import run_experiment
+from bert4rec_hf.training.checksums import digest_file
 from bert4rec_hf.training.neighbors import count_neighbors
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +209,77 @@ def test_resuming_a_run_that_is_over_takes_no_step(run, config):
     assert again["test"] == results["test"]
 
 
+def copy_run(output, folder):
+    shutil.copytree(output, folder)
+    (folder / ".lock").unlink(missing_ok=True)
+    return folder
+
+
+def test_a_run_is_extended_and_its_card_says_so(run, config, tmp_path):
+    output, _ = run
+    longer = copy_run(output, tmp_path / "tiny")
+    settings = ["--training.max_steps", "12", "--card.dataset_name", "mended"]
+    experiment = load_experiment(config, settings)
+    results = run_experiment(
+        experiment, longer, build_accelerator(experiment, longer), is_resumed=True
+    )
+    assert results["training"]["step"] == 12
+    assert [each["step"] for each in results["training"]["validations"]] == [4, 8, 12]
+    card = (longer / "model" / "README.md").read_text()
+    assert "| changed on the way | training.max_steps from 8 to 12 |" in card
+    assert "mended" in card
+
+
+def test_a_run_is_not_made_shorter_than_it_is(run, config, tmp_path):
+    output, _ = run
+    shorter = copy_run(output, tmp_path / "tiny")
+    experiment = load_experiment(config, ["--training.max_steps", "5"])
+    with pytest.raises(ValueError, match="max_steps is 5 and the run is at step 8; give it at l"):
+        run_experiment(experiment, shorter, build_accelerator(experiment, shorter), is_resumed=True)
+
+
+def test_a_card_that_cannot_be_rendered_costs_no_run(run, config, tmp_path, monkeypatch, caplog):
+    output, results = run
+    again = copy_run(output, tmp_path / "tiny")
+    (again / "results.json").unlink()
+
+    def fail(results, path):
+        raise TypeError("can't multiply by a text")
+
+    monkeypatch.setattr("bert4rec_hf.experiment.run.write_card", fail)
+    experiment = load_experiment(config)
+    run_experiment(experiment, again, build_accelerator(experiment, again), is_resumed=True)
+    saved = json.loads((again / "results.json").read_text())
+    assert saved["test"]["metrics"] == results["test"]["metrics"]
+    assert "README.md could not be written: TypeError: can't multiply by a text" in caplog.text
+
+
+def test_what_a_run_says_at_its_end_outlives_a_kill_before_it(run, config, tmp_path, caplog):
+    """Killed after the last checkpoint and before the results, it is judged when it goes on."""
+    output, _ = run
+    again = copy_run(output, tmp_path / "tiny")
+    (again / "results.json").unlink()
+    checkpoint = again / "checkpoints" / "step-00000008"
+    saved = json.loads((checkpoint / "state.json").read_text())
+    values = [0.1, 0.2]
+    for validation, value in zip(saved["state"]["validations"], values, strict=True):
+        validation["ndcg@10"] = value
+    (checkpoint / "state.json").write_text(json.dumps(saved))
+    sums = json.loads((checkpoint / "checksums.json").read_text())
+    sums["state.json"] = digest_file(checkpoint / "state.json")
+    (checkpoint / "checksums.json").write_text(json.dumps(sums))
+    experiment = load_experiment(config)
+    results = run_experiment(
+        experiment, again, build_accelerator(experiment, again), is_resumed=True
+    )
+    assert results["training"]["still_improving"] == 0.5
+    assert "ndcg@10 gained 50.0 % in the last fifth" in caplog.text
+    assert (
+        "| still improving | ndcg@10 was best at the end, and 50.0 %"
+        in (again / "model" / "README.md").read_text()
+    )
+
+
 def test_resuming_with_another_number_of_batches_in_a_step_is_refused(run, config):
     output, _ = run
     experiment = load_experiment(config, ["--training.gradient_accumulation_steps", "3"])
@@ -292,6 +364,14 @@ def test_a_missing_dataset_is_refused(config, tmp_path):
         (
             ["--data.prefix_view_ratio", "0.5", "--model.position_origin", "newest"],
             "data.prefix_view_ratio is 0.5, .*set model.position_origin to oldest",
+        ),
+        (
+            ["--card.published", "[{model: X, hit_rate@10: '0.1', ndcg@10: 0.2, source: Y}]"],
+            "published entry 0: hit_rate@10 must be a number, got '0.1'",
+        ),
+        (
+            ["--card.published", "[{model: 3, hit_rate@10: 0.1, ndcg@10: 0.2, source: Y}]"],
+            "published entry 0: model must be text, got 3",
         ),
         (["--training.metric", "ndcg@7"], "training.metric must be one of .*, got 'ndcg@7'"),
     ],

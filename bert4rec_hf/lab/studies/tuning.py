@@ -24,6 +24,7 @@ from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import train_experiment
 from bert4rec_hf.experiment.spec import Experiment
+from bert4rec_hf.training.interruption import Interrupted
 from bert4rec_hf.training.run_folder import describe_changes, flatten, write_whole
 
 if TYPE_CHECKING:  # an extra, and not needed to train
@@ -178,13 +179,22 @@ def run_search(search: Search, output: Path) -> dict[str, Any]:
 
     def try_one(trial: optuna.Trial) -> float:
         values = {name: each.suggest(name, trial) for name, each in search.ranges.items()}
-        return run_trial(trial, search.build(values), output / f"trial-{trial.number:04d}")
+        folder = output / f"trial-{trial.number:04d}"
+        try:
+            return run_trial(trial, search.build(values), folder)
+        except Interrupted:  # the next worker begins with what this one was at
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def keep_best(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         if trial.value is None or study.best_trial.number != trial.number:
             shutil.rmtree(output / f"trial-{trial.number:04d}", ignore_errors=True)
         write_study(search, study, output)
 
+    for trial in study.get_trials(states=[optuna.trial.TrialState.FAIL]):  # of workers that died
+        shutil.rmtree(output / f"trial-{trial.number:04d}", ignore_errors=True)
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     enough = optuna.study.MaxTrialsCallback(search.study.num_trials, states)
     if len(study.get_trials(states=states)) < search.study.num_trials:

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from .configuration_bert4rec import NUM_SPECIAL_IDS, BERT4RecConfig
 from .neighbors import TargetNeighbors
 
-MAX_SCORES = {"cpu": 2**24, "cuda": 2**27}
-"""Scores that the full softmax holds at once: on a CPU, what its cache can hold for the most part;
-on a GPU, what keeps it busy, a run of 800 masked items at 160,000 candidates."""
+MAX_SCORES = {"cpu": 2**26, "cuda": 2**27}
+"""Scores that the full softmax holds at once. On a CPU these are 400 masked items at 160,000
+candidates and 64 at a million, as products of few rows are slow; twice as many on a GPU, which
+wants to be kept busy."""
 
 # A copy of this file inside a model repository must not redefine the operators of another.
 _NAMESPACE = __name__.replace(".", "_").replace("-", "_")
@@ -296,13 +297,15 @@ def softmax_cross_entropy_(scores: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (masked,) float32 cross-entropy.
     """
+    own, largest = scores.gather(1, columns), scores.amax(dim=1, keepdim=True)
     if scores.dtype == torch.float32:
-        log_probabilities = torch.log_softmax(scores, dim=1, out=scores)
+        probabilities = torch.softmax(scores, dim=1, out=scores)
     else:
-        log_probabilities = torch.log_softmax(scores, dim=1, dtype=torch.float32)
-    losses = -log_probabilities.gather(1, columns).squeeze(1)
-    scores.copy_(log_probabilities.exp_())  # onto itself, which is no work, in single precision
-    return losses
+        probabilities = torch.softmax(scores, dim=1, dtype=torch.float32)
+    # By the largest, whose probability does not underflow: that of the target may.
+    log_sums = largest.float() - probabilities.amax(dim=1, keepdim=True).log()
+    scores.copy_(probabilities)  # onto itself, which is no work, in single precision
+    return (log_sums - own.float()).squeeze(1)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, is_begun: int) -> None:

@@ -24,6 +24,7 @@ from bert4rec_hf.commands.interaction_options import (
     launch,
     read_interactions,
 )
+from bert4rec_hf.commands.parser import command_parser
 from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.serving.batch import answer_parts, compute_part
@@ -83,9 +84,7 @@ def embed_items(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, report."""
     disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("model", help="a model or adapter folder, or the name of one on a hub")
     parser.add_argument("--items", type=Path, help="a new parquet file for the vectors of items")
     add = parser.add_argument_group("users").add_argument

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure a folder beside the baselines, or compare several",
     "recommend": "recommend items for a history, or for all users of a shop",
     "embed": "write the vectors of users or items",
+    "monitor": "measure a model in use on the newest interactions",
     "export": "write a model as an ONNX file that recommends by itself",
     "serve": "serve a model over HTTP",
     "tune": "search for the settings of an experiment",

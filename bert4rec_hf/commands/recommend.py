@@ -23,6 +23,7 @@ from bert4rec_hf.commands.interaction_options import (
     launch,
     read_interactions,
 )
+from bert4rec_hf.commands.parser import command_parser
 from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.serving.batch import BatchRecommender, BatchRequest, answer_parts
@@ -34,9 +35,7 @@ from bert4rec_hf.serving.shards import Shards
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("model", help="a model or adapter folder, or the name of one on a hub")
     add("items", nargs="*", help="the history: raw items, oldest first")

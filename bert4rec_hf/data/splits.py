@@ -144,7 +144,7 @@ def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
 def _borders(interactions: Interactions, config: PreparationConfig) -> tuple[float, float]:
     """Find where validation and test begin: where the config says, or so long before the end."""
     if not config.test_last:
-        return _seconds(config.validation_time, "validation_time"), _seconds(
+        return read_seconds(config.validation_time, "validation_time"), read_seconds(
             config.test_time, "test_time"
         )
     if config.test_time:
@@ -156,7 +156,7 @@ def _borders(interactions: Interactions, config: PreparationConfig) -> tuple[flo
     # Open at its beginning, so that the last moment belongs to the test.
     test_time = np.nextafter(interactions.timestamps.max() - span, np.inf)
     if config.validation_time:
-        return _seconds(config.validation_time, "validation_time"), test_time
+        return read_seconds(config.validation_time, "validation_time"), test_time
     return test_time - span, test_time
 
 
@@ -265,7 +265,7 @@ def _time_range(interactions: Interactions) -> str:
     return f", and times reach from {write_date(times.min())} to {write_date(times.max())}"
 
 
-def _seconds(time: str, setting: str) -> float:
+def read_seconds(time: str, setting: str) -> float:
     """Read unix seconds, or an ISO date or time, which is taken as UTC unless it says otherwise."""
     try:
         return float(time)

@@ -64,6 +64,8 @@ class CatalogScores:
         scorer: Model or baseline.
         encoded: The batch as the scorer encoded it.
         chunk_size: Items scored at once, at most; ITEMS_AT_ONCE are enough.
+        items_at_once: In place of ITEMS_AT_ONCE, as for a few histories it takes more of them to
+            fill the cache, and each product has a cost of its own.
         kept: Where to keep the scores, by first id. What it holds of another batch is replaced;
             that batch cannot be iterated over any more.
     """
@@ -74,9 +76,11 @@ class CatalogScores:
         encoded: Any,
         chunk_size: int = ITEMS_AT_ONCE,
         kept: dict[int, Tensor] | None = None,
+        *,
+        items_at_once: int = ITEMS_AT_ONCE,
     ):
         self.scorer, self.encoded, self.kept = scorer, encoded, kept
-        self.starts = range(FIRST_ITEM_ID, scorer.vocab_size, min(chunk_size, ITEMS_AT_ONCE))
+        self.starts = range(FIRST_ITEM_ID, scorer.vocab_size, min(chunk_size, items_at_once))
         self.is_kept = False
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:

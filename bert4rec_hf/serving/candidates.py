@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 
 from bert4rec_hf.evaluation.model_scorer import EncodedHistories, score_items
-from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, CatalogScores, ItemSets, top_items
+from bert4rec_hf.evaluation.ranking import (
+    FIRST_ITEM_ID,
+    ITEMS_AT_ONCE,
+    CatalogScores,
+    ItemSets,
+    top_items,
+)
 
 GATHERED_SHARE = 0.5
 """Below this share of the catalog, the rows of the candidates are copied and no others scored."""
+
+SCORES_AT_ONCE = 2**21
+"""Scores held at once: of a whole catalog for one history, of ITEMS_AT_ONCE items for 256."""
 
 
 class CandidateScorer:
@@ -81,5 +90,8 @@ class CandidateScorer:
             left_out = ItemSets(left_out.rows[columns >= 0], columns[columns >= 0])
         if isinstance(encoded, EncodedHistories) and self.columns is not None:
             encoded = encoded.renumber(torch.as_tensor(self.columns, device=self.ids.device))
-        columns, scores = top_items(CatalogScores(self, encoded), k, left_out)
+        states = encoded.states if isinstance(encoded, EncodedHistories) else encoded
+        width = max(ITEMS_AT_ONCE, SCORES_AT_ONCE // len(states))
+        chunks = CatalogScores(self, encoded, width, items_at_once=width)
+        columns, scores = top_items(chunks, k, left_out)
         return columns if self.ids is None else self.ids[columns], scores

@@ -41,7 +41,7 @@ def test_an_unknown_command_is_refused(capsys):
     assert "invalid choice: 'recomend'" in capsys.readouterr().err
 
 
-LATER = {"embed", "monitor", "prepare", "recommend", "serve", "train", "update"}
+LATER = {"embed", "monitor", "prepare", "recommend", "serve", "update"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - LATER))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .huge_pages import use_huge_pages
 from .parser import command_parser
 
 
@@ -23,10 +24,12 @@ def check_worker() -> None:
     Raises:
         ValueError: There are several.
     """
+    logging.basicConfig(format="%(message)s")
+    use_huge_pages()  # before torch is imported
+
     from accelerate import PartialState
     from transformers.utils.logging import disable_progress_bar
 
-    logging.basicConfig(format="%(message)s")
     disable_progress_bar()  # of transformers: folders load in a moment
     if (processes := PartialState().num_processes) > 1:
         raise ValueError(

@@ -12,32 +12,20 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from transformers.utils.logging import disable_progress_bar
+from .huge_pages import use_huge_pages
+from .parser import command_parser
 
-from bert4rec_hf.data.prepared import load_prepared
-from bert4rec_hf.experiment.build import build_accelerator
-from bert4rec_hf.experiment.load import load_experiment
-from bert4rec_hf.experiment.run import run_experiment
-from bert4rec_hf.experiment.spec import Experiment
-from bert4rec_hf.hub.card import render_summary
-from bert4rec_hf.training.agreement import describe
-from bert4rec_hf.training.interruption import stopping_on_signals
-from bert4rec_hf.training.limits import describe_shortage
-from bert4rec_hf.training.run_folder import check_output
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from bert4rec_hf.experiment.spec import Experiment
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, report."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("bert4rec_hf").setLevel(logging.INFO)
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """Offer what is not a setting of the experiment."""
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("config", type=Path, help="one file of configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--name", help="of the run; that of the file if not given")
@@ -60,12 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ignore-memory-estimate",
         action="store_true",
-        help="go on where the estimate says that a step does not fit into memory",
+        help="train even if the estimate says that a step does not fit into memory",
     )
     parser.add_argument(
         "--verify", action="store_true", help="check the whole dataset first, however large it is"
     )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, run, report."""
+    parser = build_parser()
     options, settings = parser.parse_known_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("bert4rec_hf").setLevel(logging.INFO)
+    use_huge_pages()  # before torch is imported
+
+    from bert4rec_hf.hub.card import render_summary
+    from bert4rec_hf.training.agreement import describe
+    from bert4rec_hf.training.interruption import stopping_on_signals
+    from bert4rec_hf.training.limits import describe_shortage
+
     try:
         with stopping_on_signals(partial(advise, options.output)):
             experiment, accelerator, results = run(options, settings)
@@ -84,12 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(
     options: argparse.Namespace, settings: list[str]
-) -> tuple[Experiment, Accelerator, dict[str, Any]]:
+) -> tuple["Experiment", "Accelerator", dict[str, Any]]:
     """Train and measure what the command line says.
 
     Returns:
         The experiment, what it ran on, and its results.
     """
+    from accelerate.utils import set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    from bert4rec_hf.data.prepared import load_prepared
+    from bert4rec_hf.experiment.build import build_accelerator
+    from bert4rec_hf.experiment.load import load_experiment
+    from bert4rec_hf.experiment.run import run_experiment
+    from bert4rec_hf.training.run_folder import check_output
+
+    disable_progress_bar()  # of transformers: folders load in a moment
     experiment = load_experiment(options.config, settings, options.name)
     check_output(options.output, is_resumed=options.resume)
     if options.verify:
@@ -109,7 +122,7 @@ def run(
 
 
 def advise(output: Path) -> str:
-    """Say how to go on with a run that was stopped."""
+    """Say how to continue a run that was stopped."""
     if (output / "run.json").exists():
         return "the same command with --resume continues it"
     return "nothing was begun, the same command starts it"

@@ -323,7 +323,7 @@ def test_a_dataset_with_another_vocabulary_is_refused(run, tmp_path):
 
 def test_a_missing_dataset_is_refused(config, tmp_path):
     experiment = load_experiment(config, ["--data.dataset", str(tmp_path / "none")])
-    with pytest.raises(FileNotFoundError, match="none is not a prepared dataset.*bert4rec prepare"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*none; name one"):
         run_experiment(
             experiment, tmp_path / "out", build_accelerator(experiment, tmp_path / "out")
         )
@@ -404,7 +404,7 @@ def test_a_step_that_does_not_fit_is_refused_unless_the_estimate_is_to_be_ignore
 
 
 def test_a_value_that_is_not_yaml_is_named(config):
-    with pytest.raises(ValueError, match=r"--evaluation.ks has the value '\[5, 10', which is not"):
+    with pytest.raises(ValueError, match="value of --evaluation.ks is not valid YAML, line 1"):
         load_experiment(config, ["--evaluation.ks", "[5, 10"])
 
 

@@ -43,6 +43,7 @@ def render_card(results: dict[str, Any]) -> str:
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
         repeats_text=render_repeats(results),
+        directions_text=describe_directions(results["experiment"]),
         intro=describe_origin(results["experiment"]),
         protocol_text=describe_protocol(results),
         dataset_text=describe_dataset(results["dataset"]),
@@ -89,6 +90,21 @@ def describe_origin(experiment: dict[str, Any]) -> str:
         f"adapted to {dataset}: the folder holds an adapter (`{adapter['tuner']}`) for the frozen "
         f"base model `{base['model']}`."
     )
+
+
+def describe_directions(experiment: dict[str, Any]) -> str:
+    """From which sides items were read in training, where that is less than the name says.
+
+    With a `prefix_ratio` of 1 each prefix is one item longer than the one before, so that an item
+    sees itself and older ones only. At test time a history is read from both sides.
+    """
+    data = experiment.get("data", {})
+    if experiment.get("model", {}).get("is_causal"):
+        return "causal, by `is_causal`: items see themselves and older ones"
+    if data.get("prefix_view_ratio") and data.get("prefix_ratio") == 1:
+        share = f"{data['prefix_view_ratio']:.0%}"
+        return f"{share} of the training views are causal, by `prefix_ratio: 1`; the others are not"
+    return ""
 
 
 def describe_protocol(results: dict[str, Any]) -> str:

@@ -56,8 +56,9 @@ def test_a_target_that_is_in_its_history_stays_a_candidate(table_scorer):
     assert rank_targets(chunks, torch.as_tensor(target), seen).tolist() == [2]
 
 
-def test_a_constant_model_ranks_every_target_last(histories, targets, table_scorer):
-    scorer = table_scorer(torch.full((5, VOCAB_SIZE), 0.37))
+@pytest.mark.parametrize("score", [0.37, 0.0, -0.0, -2.5])
+def test_a_constant_model_ranks_every_target_last(histories, targets, table_scorer, score):
+    scorer = table_scorer(torch.full((5, VOCAB_SIZE), score))
     chunks = CatalogScores(scorer, scorer.encode(histories), chunk_size=10)
     seen = item_sets(histories, keep=targets)
     num_seen = [len(set(ids) - {target}) for ids, target in zip(histories, targets, strict=True)]
@@ -77,6 +78,20 @@ def test_an_identical_item_ties_wherever_it_stands(dot_scorer):
                 for target in (57, 100, 411, 802)
             ]
             assert all(torch.equal(ranks[0], other) for other in ranks[1:])
+
+
+def test_scores_of_zero_tie_as_those_of_items_that_no_neighbor_has_do(table_scorer):
+    """Of either sign, and however large the scores of others; a larger one stands ahead."""
+    table = torch.tensor([[9.0, 9.0, 0.0, -0.0, 3e4, 0.0, -1e-30, 0.5, -4.0]])
+    ranks = {
+        target: rank_targets(
+            CatalogScores(table_scorer(table), table, chunk_size), torch.tensor([target]), None
+        ).item()
+        for target in range(2, 9)
+        for chunk_size in (2, 100)
+    }
+    # Behind 3e4 and 0.5 the four that are as good as zero share the last of their places.
+    assert ranks == {2: 6, 3: 6, 4: 1, 5: 6, 6: 6, 7: 2, 8: 7}
 
 
 def test_a_score_that_is_not_finite_is_an_error(table_scorer):

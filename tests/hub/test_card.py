@@ -117,6 +117,21 @@ def test_sampled_ranking_is_marked(results):
     assert "ampled ranking" not in render_card(results)
 
 
+@pytest.mark.parametrize(
+    ("data", "model", "text"),
+    [
+        ({"prefix_view_ratio": 0.9, "prefix_ratio": 1.0}, {}, "90% of the training views are caus"),
+        ({}, {"is_causal": True}, "causal, by `is_causal`: items see themselves and older ones"),
+        ({"prefix_view_ratio": 0.9, "prefix_ratio": 0.5}, {}, None),
+        ({"prefix_view_ratio": 0.0, "prefix_ratio": 1.0}, {}, None),
+    ],
+)
+def test_a_card_says_where_training_reads_in_one_direction_only(results, data, model, text):
+    results["experiment"] |= {"data": data, "model": model}
+    card = render_card(results)
+    assert "| directions |" not in card if text is None else f"| directions | {text}" in card
+
+
 def with_repeats(measured, share):
     """A split in which so many targets repeat, its numbers all different."""
     numbers = {"missed": 0.4321, "ranked": 0.4876, "first_time": 0.4567}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from .changes import describe_age
 from .comparison_card import table_head
 from .scaling_card import describe_origin
 
@@ -23,6 +24,7 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'} each; on validation, full ranking, the "
         f"best validation of each training. {describe_fixed(results['fixed'])}".rstrip(),
         "",
+        *describe_age(config["experiment"], results.get("changes", {})),
         render_changes(results),
         "",
         describe_origin(results["points"]),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from bert4rec_hf.hub.card import render_card, render_results_table
 from bert4rec_hf.hub.results import read_results
 from bert4rec_hf.lab.benchmark.report import render_markdown
 from bert4rec_hf.lab.cards.ablation_card import render_ablation_card
+from bert4rec_hf.lab.cards.changes import find_study_changes
 from bert4rec_hf.lab.cards.comparison_card import (
     render_comparison_card,
     render_comparisons,
@@ -25,6 +27,8 @@ from bert4rec_hf.lab.cards.plots import (
 from bert4rec_hf.lab.cards.report import KINDS, is_drawn, render_report
 from bert4rec_hf.lab.cards.scaling_card import render_scaling_card
 from bert4rec_hf.lab.cards.study_card import render_study_card
+from bert4rec_hf.lab.studies.ablation import load_ablation
+from bert4rec_hf.lab.studies.scaling import load_scaling
 
 Results = dict[str, dict[str, Any]]
 """Contents of results files by name."""
@@ -61,10 +65,17 @@ def render_benchmarks(benchmarks: Results) -> str:
 
 
 def read_all() -> dict[str, Results]:
-    """Read all results files, by the kind they are of."""
+    """Read all results files, by the kind they are of; studies with what has changed since."""
     folder = ROOT / "model_cards" / "results"
     kinds = [kind for kind in KINDS if kind != "runs"]
-    return {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
+    results = {"runs": read_folder(folder)} | {kind: read_folder(folder / kind) for kind in kinds}
+    for kind, load in {"scaling": load_scaling, "ablations": load_ablation}.items():
+        for name, study in results[kind].items():
+            dataset, _, stem = name.partition("-")
+            with chdir(ROOT):  # as configs name one another from there
+                now = load(Path("configs") / dataset / f"{stem}.yaml")
+                study["changes"] = find_study_changes(now, study["points"])
+    return results
 
 
 def write_cards(

@@ -4,7 +4,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bert4rec_hf.hub.card import describe_protocol
+from bert4rec_hf.recipe import choose_settings
+
 from .ablation_card import render_changes, render_tried
+from .changes import describe_age
 from .comparison_card import (
     describe_differences,
     render_comparison,
@@ -81,17 +85,57 @@ def render_report(results: dict[str, Results]) -> str:
 def render_accuracy(runs: Results, scaling: Results) -> Iterator[str]:
     """Test metrics by size: of the trained configs, and of the studies of scale."""
     yield "## Accuracy by size"
+    yield (
+        "On test, each run under the protocol and with the split that its row says; rows that "
+        "differ in either, or in the dataset, cannot be compared. Settings are those that "
+        "`choose_settings` has for the dataset today, or so many differ."
+    )
     rows = [
-        f"| [{name}]({name}.md) | {run['parameters']['encoder']:,} | "
+        f"| [{name}]({name}.md) | {name_protocol(run)} | {compare_with_recipe(run)} | "
+        f"{run['parameters']['encoder']:,} | "
         f"{run['parameters']['item_embeddings']:,} | {run['test']['metrics']['hit_rate@10']:.4f} | "
         f"{run['test']['metrics']['ndcg@10']:.4f} | {run['device']['name']} |"
         for name, run in runs.items()
     ]
-    head = ["run", "encoder", "item embeddings", "HR@10", "NDCG@10", "device"]
+    head = ["run", "protocol", "settings", "encoder", "item embeddings", "HR@10", "NDCG@10"]
+    head.append("device")
     yield "\n".join([*table_head(head), *rows])
     for name, study in scaling.items():
         yield f"[{name}]({name}.md), mean ± standard deviation over seeds:"
+        yield from describe_age(study["study"]["experiment"], study.get("changes", {}))[:1]
         yield render_sizes(study["points"])
+
+
+def name_protocol(run: dict[str, Any]) -> str:
+    """What decides which numbers a run can be set beside, in a few words."""
+    protocol, settings = run["test"]["protocol"], run["dataset"]["settings"]
+    words = ["sampled ranking" if protocol["is_sampled"] else "full ranking"]
+    words.append(f"seen items {'left out' if protocol['exclude_seen'] else 'ranked'}")
+    if protocol["exclude_seen"]:
+        words.append(f"repeats {protocol['seen_targets']}")
+    if settings["split"] == "leave_one_out":
+        words.append("`[:-1]`" if settings["validation_users"] else "`[:-2]`")
+    else:
+        words.append(f"split {settings['split']}")
+    return ", ".join(words)
+
+
+def compare_with_recipe(run: dict[str, Any]) -> str:
+    """Whether a run has the settings that the recipe chooses for its dataset today."""
+    dataset, experiment = run["dataset"], run["experiment"]
+    train = dataset["splits"]["train"]
+    chosen = choose_settings(train["histories"], train["interactions"], dataset["after"]["items"])
+    differing = [
+        f"{section}.{name}"
+        for section, settings in chosen.items()
+        for name, value in settings.items()
+        if experiment[section].get(name) != value
+    ]
+    # What the recipe leaves to its default, such as whether the model is causal.
+    differing += [name for name in experiment["model"] if name not in chosen["model"]]
+    if not differing:
+        return "the recipe's"
+    return f"{len(differing)} {'differs' if len(differing) == 1 else 'differ'}"
 
 
 def render_ablations(ablations: Results) -> Iterator[str]:
@@ -129,6 +173,7 @@ def render_scaling(scaling: Results) -> Iterator[str]:
     """The laws, and what either kind of parameters does."""
     for name, study in scaling.items():
         yield f"## Laws of {name}"
+        yield from describe_age(study["study"]["experiment"], study.get("changes", {}))[:1]
         yield f"![{name}]({name}.png)"
         yield "\n".join(render_laws(study["laws"]))
         yield "\n".join(render_parts(study["by_doubling"], level=3)).strip()
@@ -284,7 +329,9 @@ def render_differences(heading: str, comparisons: Results) -> Iterator[str]:
         yield heading
     for name, comparison in comparisons.items():
         lines = [f"- {line}" for line in describe_differences(comparison)]
-        yield "\n".join([f"[{name}]({name}.md):", "", render_comparison(comparison), "", *lines])
+        protocol = describe_protocol(comparison | {"test": {"protocol": comparison["protocol"]}})
+        title = f"[{name}]({name}.md). {protocol}"
+        yield "\n".join([title, "", render_comparison(comparison), "", *lines])
 
 
 def render_searches(studies: Results) -> Iterator[str]:

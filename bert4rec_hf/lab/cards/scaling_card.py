@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from .changes import describe_age
 from .comparison_card import table_head
 
 LABELS = {
@@ -23,7 +24,8 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
 
     Args:
         name: Of the results file, without its ending, and of the plot.
-        results: As `run_scaling` returns them.
+        results: As `run_scaling` returns them; and under `changes` what the experiment has changed
+            since.
     """
     points = results["points"]
     config = results["study"]
@@ -36,6 +38,7 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         "on validation; mean ± standard deviation over seeds. Cross-entropy is that of the "
         "next item against the whole catalog.",
         "",
+        *describe_age(config["experiment"], results.get("changes", {})),
         render_sizes(points),
         "",
         f"![loss and NDCG@10 by parameters and training operations]({name}.png)",

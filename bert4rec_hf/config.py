@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -20,14 +20,8 @@ Section = TypeVar("Section")
 
 PUBLISHED_METRICS = ("hit_rate@10", "ndcg@10")
 PUBLISHED = ("model", *PUBLISHED_METRICS, "source")
-INITIALIZATIONS = {
-    "item_initialization": ("random", "co_occurrence"),
-    "attention_initialization": ("random", "average"),
-}
-"""What weights may begin with, by the name of the setting."""
-
-SCHEDULES = ("linear", "cosine", "constant")
-BAD_STEPS = ("stop", "skip")
+INITIALIZATIONS = ("item_initialization", "attention_initialization")
+"""Settings that say what weights begin with."""
 
 
 @strict
@@ -57,7 +51,7 @@ class DataConfig:
     num_negatives: int = 4_096
     """Items drawn per batch as wrong answers; only sampled objectives read them."""
 
-    negative_distribution: str = "uniform"
+    negative_distribution: Literal["uniform", "popularity"] = "uniform"
     """How they are drawn: `uniform`, or by `popularity`."""
 
     pad_to_multiple_of: int = 1
@@ -93,14 +87,14 @@ class TrainingConfig:
     warmup_ratio: float | int = 0.1
     """Share of max_steps spent on the linear warmup."""
 
-    schedule: str = "linear"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What the rate does after the warmup: `linear` or `cosine` to zero, or `constant`."""
 
-    item_initialization: str = "random"
+    item_initialization: Literal["random", "co_occurrence"] = "random"
     """What item embeddings begin with: `random`, or `co_occurrence`, counted in the training part
     and factorized, which saves tens of epochs."""
 
-    attention_initialization: str = "random"
+    attention_initialization: Literal["random", "average"] = "random"
     """What attention begins with: `random`, or `average`, with which an untrained model reads the
     mean of the history's items, and everything else is a small correction to it."""
 
@@ -116,7 +110,7 @@ class TrainingConfig:
     max_grad_norm: float | int = 5.0
     """Longer gradients are cut to this length."""
 
-    on_bad_step: str = "stop"
+    on_bad_step: Literal["stop", "skip"] = "stop"
     """What becomes of a step whose loss or gradient is not finite: `stop` ends the training, `skip`
     leaves the step out; more than a few in a row also end it."""
 
@@ -163,23 +157,6 @@ class TrainingConfig:
     def validate_warmup_ratio(self) -> None:
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
-
-    def validate_initializations(self) -> None:
-        for name, known in INITIALIZATIONS.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-    def validate_on_bad_step(self) -> None:
-        if self.on_bad_step not in BAD_STEPS:
-            raise ValueError(
-                f"on_bad_step must be one of {', '.join(BAD_STEPS)}, got {self.on_bad_step!r}"
-            )
-
-    def validate_schedule(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
-            )
 
 
 @strict

@@ -103,7 +103,10 @@ def test_a_missing_file_is_named(tmp_path):
         ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
         ({"warmup_ratio": 1}, r"warmup_ratio must be in \[0, 1\), got 1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"schedule": "step"}, "schedule must be one of linear, cosine, constant, got 'step'"),
+        (
+            {"schedule": "step"},
+            "'schedule' expected one of .*'constant'.*, got step",
+        ),
     ],
 )
 def test_impossible_training_is_refused(settings, message):

@@ -47,6 +47,11 @@ class PreparedDataset:
         return self.statistics["vocabulary_fingerprint"]
 
     @cached_property
+    def popularity(self) -> np.ndarray:
+        """(vocab,) interactions of each item in the training part."""
+        return np.bincount(self.train.values, minlength=self.vocab_size)
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The vocabulary."""
         return load_vocabulary(self.folder)

@@ -16,7 +16,6 @@ from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.views import MaskedItemCollator
-from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.hub.config_file import read_config
 from bert4rec_hf.hub.model_folder import load_weights
 from bert4rec_hf.hub.pull import fetch_folder
@@ -149,7 +148,7 @@ def build_loader(
 ) -> DataLoader:
     """Batches of all processes, from an optimizer step on to the last."""
     training = experiment.training
-    collator = build_collator(experiment, count_popularity(dataset.train, dataset.vocab_size))
+    collator = build_collator(experiment, dataset.popularity)
     batches_per_step = training.gradient_accumulation_steps * num_processes
     sampler = ViewBatchSampler(
         dataset.train.lengths.clip(max=collator.max_history_length),

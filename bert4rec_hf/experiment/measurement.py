@@ -13,7 +13,7 @@ from bert4rec_hf.config import build_section, override, unknown_name
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.vocabulary import ordered_items, vocabulary_fingerprint
-from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
+from bert4rec_hf.evaluation.baselines import BASELINES
 from bert4rec_hf.evaluation.evaluator import (
     Evaluation,
     EvaluationConfig,
@@ -52,7 +52,7 @@ def measure(
         `beyond_item_knn` by a paired bootstrap, the `dataset`, the `share_of_best` where it is
         known what is possible, and the `experts` of an iLoRA adapter.
     """
-    popularity = count_popularity(dataset.train, dataset.vocab_size)
+    popularity = dataset.popularity
 
     def load(name: str | Path) -> nn.Module:
         return accelerator.prepare_model(

@@ -15,7 +15,6 @@ from torch import nn
 
 from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.data.prepared import PreparedDataset
-from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
@@ -198,7 +197,7 @@ def _train(
         run.resume(checkpoint)
         check_length(run.state, experiment.training)
     split = dataset.validation
-    popularity = count_popularity(dataset.train, dataset.vocab_size)
+    popularity = dataset.popularity
 
     def validate(model: nn.Module) -> dict[str, float]:
         scorer = ModelScorer(model.eval())

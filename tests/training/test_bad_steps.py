@@ -118,7 +118,9 @@ def test_a_skipped_step_changes_nothing_and_is_counted(small, tmp_path, caplog):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             optimizer.zero_grad()
-    torch.testing.assert_close(small.weights(run), dict(model.named_parameters()))
+    # Adam makes steps of the noise in the gradient of k_proj.bias, which is 0 in exact arithmetic.
+    expected = dict(model.named_parameters())
+    torch.testing.assert_close(small.weights(run), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_skipping_ends_after_a_few_in_a_row(small, tmp_path):
@@ -199,5 +201,5 @@ def test_on_a_gpu_a_bad_step_is_told_by_the_next_and_before_anything_is_saved(
 
 
 def test_an_unknown_way_with_bad_steps_is_refused(small):
-    with pytest.raises(Exception, match="on_bad_step must be one of stop, skip, got 'ignore'"):
+    with pytest.raises(Exception, match="'on_bad_step' expected one of .*, got ignore"):
         small.make_config(on_bad_step="ignore")

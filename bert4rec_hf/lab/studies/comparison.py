@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import nn
 
 from bert4rec_hf.data.prepared import PreparedDataset
-from bert4rec_hf.evaluation.baselines import BASELINES, count_popularity
+from bert4rec_hf.evaluation.baselines import BASELINES
 from bert4rec_hf.evaluation.evaluator import (
     LENGTH_GROUPS,
     Evaluation,
@@ -82,7 +82,7 @@ def compare_folders(
         measured[name] = [result for result, _ in measurements]
         ranks[name] = np.stack([each.ranks.numpy() for _, each in measurements])
         protocol = measurements[0][1].protocol
-    popularity = count_popularity(dataset.train, dataset.vocab_size)
+    popularity = dataset.popularity
     return {
         "kind": "comparison",
         "against": against,
@@ -154,7 +154,7 @@ def measure_run(
     Returns:
         What a results file says of it, and everything.
     """
-    popularity = count_popularity(dataset.train, dataset.vocab_size)
+    popularity = dataset.popularity
     test = dataset.test
 
     def evaluate(model: nn.Module) -> Evaluation:

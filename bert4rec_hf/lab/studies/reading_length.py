@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from bert4rec_hf.data.histories import Histories
-from bert4rec_hf.evaluation.baselines import count_popularity
 from bert4rec_hf.evaluation.evaluator import Evaluation, evaluate_in_detail
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
@@ -52,7 +51,7 @@ def compare_lengths(
     model = load_model(folder)
     check_lengths(lengths, model.config)
     model = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True).eval()
-    popularity = count_popularity(dataset.train, dataset.vocab_size)
+    popularity = dataset.popularity
     trained_length = model.config.max_history_length
 
     def measure(length: int) -> tuple[float, Evaluation]:

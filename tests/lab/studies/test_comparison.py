@@ -42,7 +42,7 @@ def segments(root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(root, folders, segments):
-    name = f"{root.name}-lora"
+    name = "lora"
     return compare_folders(
         folders, root / "later", SETTINGS, Accelerator(cpu=True), against=name, segments=segments
     )
@@ -53,7 +53,7 @@ def results_of(folder):
 
 
 def test_runs_are_put_together_by_experiment_in_the_order_of_seeds(root, folders, comparison):
-    assert list(comparison["runs"]) == [f"{root.name}-lora", f"{root.name}-ilora"]
+    assert list(comparison["runs"]) == ["lora", "ilora"]
     for name, places in zip(comparison["runs"], (folders[1::-1], folders[:1:-1]), strict=True):
         for seed, (run, folder) in enumerate(zip(comparison["runs"][name], places, strict=True)):
             alone = results_of(folder)
@@ -64,7 +64,7 @@ def test_runs_are_put_together_by_experiment_in_the_order_of_seeds(root, folders
 
 def test_differences_are_those_of_the_means(root, comparison):
     ours, theirs = (
-        np.mean([run["metrics"]["ndcg@10"] for run in comparison["runs"][f"{root.name}-{tuner}"]])
+        np.mean([run["metrics"]["ndcg@10"] for run in comparison["runs"][f"{tuner}"]])
         for tuner in ("ilora", "lora")
     )
     (found,) = comparison["differences"].values()
@@ -75,7 +75,7 @@ def test_differences_are_those_of_the_means(root, comparison):
 
 
 def test_segments_and_gates_are_told_apart(root, folders, comparison):
-    (run, _) = comparison["runs"][f"{root.name}-ilora"]
+    (run, _) = comparison["runs"]["ilora"]
     assert comparison["segments"] == {"even": 75, "odd": 75}
     assert np.mean(list(run["segments"].values())) == pytest.approx(run["metrics"]["ndcg@10"])
     gates = read_gates(load_model(folders[3]).eval(), load_prepared(root / "later").test)
@@ -84,7 +84,7 @@ def test_segments_and_gates_are_told_apart(root, folders, comparison):
 
 
 def test_what_the_gate_adds_is_told_by_a_merge_under_its_mean(root, folders, comparison):
-    (run, _) = comparison["runs"][f"{root.name}-ilora"]
+    (run, _) = comparison["runs"]["ilora"]
     test = load_prepared(root / "later").test
     model = load_model(folders[3]).eval()
     mean = read_gates(model, test).mean(dim=0)
@@ -102,8 +102,8 @@ def test_the_card_tells_all_experiments_and_how_sure_the_differences_are(root, c
     table = render_comparison(comparison).splitlines()
     assert all(line in card for line in table)
     assert [line.split(" | ")[0] for line in table[2:]] == [
-        f"| {root.name}-lora",
-        f"| {root.name}-ilora",
+        "| lora",
+        "| ilora",
         "| popularity",
         "| last_item",
         "| item_knn",
@@ -116,15 +116,19 @@ def test_the_card_tells_all_experiments_and_how_sure_the_differences_are(root, c
 
 @pytest.mark.parametrize(
     ("p_value", "difference", "verdict"),
-    [(0.2, 0.1, "not to be told from"), (0.01, 0.1, "better than"), (0.01, -0.1, "worse than")],
+    [
+        (0.2, 0.1, "not significantly different from"),
+        (0.01, 0.1, "better than"),
+        (0.01, -0.1, "worse than"),
+    ],
 )
 def test_a_difference_is_claimed_only_where_it_is_more_than_luck(
     root, comparison, p_value, difference, verdict
 ):
-    name = f"{root.name}-ilora"
+    name = "ilora"
     found = {"difference": difference, "interval": (-1, 1), "p_value": p_value}
     changed = comparison | {"differences": {name: {"ndcg@10": found}}}
-    assert f"{name} is {verdict} {root.name}-lora" in render_comparison_card("later", changed)
+    assert f"{name} is {verdict} lora" in render_comparison_card("later", changed)
 
 
 def test_a_plot_is_drawn(comparison, tmp_path):
@@ -139,7 +143,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(folders, tmp_path):
     (tmp_path / "other" / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match="differ in more than the seed, .*other/adapter has other"):
         group_runs([folders[1], tmp_path / "other" / "adapter"])
-    with pytest.raises(ValueError, match="-lora has seed 1 twice, the second time in"):
+    with pytest.raises(ValueError, match="lora has seed 1 twice, the second time in"):
         group_runs([folders[0], folders[0]])
 
 
@@ -149,7 +153,7 @@ def test_a_folder_outside_of_a_run_is_refused(root, tmp_path):
 
 
 def test_an_unknown_experiment_to_compare_with_is_refused(root, folders):
-    with pytest.raises(ValueError, match="--against must be one of .*-lora, got 'full'"):
+    with pytest.raises(ValueError, match="--against must be one of lora, got 'full'"):
         compare_folders(
             folders[:2], root / "later", SETTINGS, Accelerator(cpu=True), against="full"
         )
@@ -171,6 +175,6 @@ def test_segments_that_leave_users_out_are_refused(root, folders, tmp_path, colu
             root / "later",
             SETTINGS,
             Accelerator(cpu=True),
-            against=f"{root.name}-lora",
+            against="lora",
             segments=path,
         )

@@ -81,7 +81,7 @@ class Started:
         self.process, self.log = process, log
         self.pid = process.pid
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=300):
         """Its exit status once it is over; below 0 for a signal that killed it."""
         self.process.join(seconds)
         assert not self.process.is_alive(), f"still running: {self.output}"
@@ -91,7 +91,7 @@ class Started:
     def output(self):
         return self.log.read_text(encoding="utf-8")
 
-    def wait_for(self, condition, seconds=60):
+    def wait_for(self, condition, seconds=300):
         """Wait until something is so."""
         end = time.monotonic() + seconds
         while not condition():

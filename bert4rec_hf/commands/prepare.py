@@ -24,6 +24,7 @@ from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.training.interruption import stopping_on_signals
 from bert4rec_hf.training.process_memory import peak_resident_bytes
+from bert4rec_hf.training.room import memory_room
 
 SYNTHETIC_SETTINGS = {field.name: field for field in fields(SyntheticConfig)}
 del SYNTHETIC_SETTINGS["seed"]  # one seed for everything
@@ -146,9 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if source in SOURCES:
             check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
         with stopping_on_signals(lambda: "nothing was written, the same command starts again"):
-            statistics = prepare_dataset(source, path, output, config)
+            statistics = prepare_dataset(source, path, output, config, memory_room)
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: there is not enough memory for {path}: {error}")
     report(statistics, output, time.perf_counter() - start)
 
 

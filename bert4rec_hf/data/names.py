@@ -71,7 +71,7 @@ def find_unusable(names: pl.Series, kind: str) -> dict[int, str]:
     for code in suspicious.arg_true():
         name = names[code]
         if "\x00" in name:
-            faults[code] = f"has a {kind} with a NUL character or half of a surrogate pair"
+            faults[code] = f"has {_a(kind)} with a NUL character or half of a surrogate pair"
         elif kind == "item" and name in SPECIAL_TOKENS:
             faults[code] = f"has an item named {name!r} like a special token, rename it"
         elif is_collection(name):
@@ -121,6 +121,10 @@ def near_misses(names: pl.Series, catalog: pl.Series) -> pl.DataFrame:
 def _plain(names: pl.Series) -> pl.DataFrame:
     plain = names.str.strip_chars().str.replace(r"\.0+$", "").str.strip_chars_start("0")
     return names.to_frame().with_columns(plain=plain)
+
+
+def _a(kind: str) -> str:
+    return "an item" if kind == "item" else f"a {kind}"
 
 
 def _first(names: pl.Series, chosen: pl.Series) -> str:

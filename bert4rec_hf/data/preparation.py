@@ -12,7 +12,7 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -77,7 +77,11 @@ def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
 
 
 def prepare_dataset(
-    source: str, path: Path | None, output: Path, config: PreparationConfig
+    source: str,
+    path: Path | None,
+    output: Path,
+    config: PreparationConfig,
+    memory_room: Callable[[], int] | None = None,
 ) -> dict[str, Any]:
     """Turn a raw source into a prepared folder, and tell what was measured on the way.
 
@@ -86,6 +90,7 @@ def prepare_dataset(
         path: The raw file; None where the source is generated.
         output: The folder to write; it appears only when everything is in it.
         config: What to keep, and how to split.
+        memory_room: As of collect_interactions.
 
     Returns:
         The content of `statistics.json`.
@@ -94,7 +99,8 @@ def prepare_dataset(
     remove_unfinished(output)
     with refusing_unreadable(path):
         raw = SOURCES[source](path, config)
-        collected = collect_interactions(raw, config, path.name if path else source)
+        name = path.name if path else source
+        collected = collect_interactions(raw, config, name, memory_room)
     before = count_distinct(collected.frame)
     catalog = read_catalog(config.vocabulary) if config.vocabulary else None
     notes = collected.notes + compare_names(collected.frame["item"], catalog)

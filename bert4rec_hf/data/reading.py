@@ -21,11 +21,19 @@ from .times import UNITS, TimeReader, are_calendar_days, recognize_unit, write_d
 INCOMPLETE = ("has no user", "has no item", "has no timestamp", "has no rating")
 """Faults for which `drop_incomplete` drops a row."""
 
+BYTES_PER_ROW = 50
+BYTES_PER_USER = 200
+BYTES_PER_ITEM = 1_000
+SPARE_BYTES = 150_000_000
+"""What preparation takes beyond what is held while it reads; measured, and rounded up."""
+
 OTHER_FAULTS = (
     "has a rating that is not a number",
     "has a negative timestamp",
     "has the timestamp 0",
 )
+
+NAMED = ("user", "item")
 
 FILE_SHIFT = 40
 """A line is told by its number plus the number of its file, shifted by so many bits."""
@@ -86,7 +94,10 @@ class Collected(NamedTuple):
 
 
 def collect_interactions(
-    raw: RawInteractions, config: PreparationConfig, name: str = "the source"
+    raw: RawInteractions,
+    config: PreparationConfig,
+    name: str = "the source",
+    memory_room: Callable[[], int] | None = None,
 ) -> Collected:
     """Read a source block by block, check every row, and order all by time.
 
@@ -94,12 +105,17 @@ def collect_interactions(
         raw: Where the rows are.
         config: What is taken for missing, and which times are allowed.
         name: What messages call the source.
+        memory_room: Tells the bytes that may still be taken; not looked after when None.
 
     Raises:
-        ValueError: There is no row, or one cannot be used.
+        ValueError: There is no row, one cannot be used, or they do not fit into memory.
     """
     reader = BlockReader(config)
-    blocks = [reader.read(block) for block in raw.read()]
+    blocks: list[pl.DataFrame] = []
+    check_memory(blocks, name, memory_room)
+    for block in raw.read():
+        blocks.append(reader.read(block))
+        check_memory(blocks, name, memory_room)
     if not sum(block.height for block in blocks):
         raise ValueError(f"{name} has no interactions{_tell_dropped(raw.dropped)}")
     frame = pl.concat(blocks)
@@ -112,12 +128,14 @@ def collect_interactions(
     if "timestamp" in frame.columns:
         frame, note = scale_times(frame, raw, config, reader.times)
         notes.append(note)
-        frame = frame.sort("timestamp", maintain_order=True)
+        frame = frame.drop("line").sort("timestamp", maintain_order=True)
     else:
         notes.append("times: none, the order of the file is taken for theirs")
     frame = frame.with_columns(rename(frame[c], names[c]) for c in ("user", "item"))
     dropped = {**raw.dropped, **dropped}
-    return Collected(frame.drop("line"), dropped, notes, reader.collect_titles(names["item"]))
+    return Collected(
+        frame.drop("line", strict=False), dropped, notes, reader.collect_titles(names["item"])
+    )
 
 
 class BlockReader:
@@ -197,6 +215,32 @@ def as_text(column: pl.Series, kind: str) -> pl.Series:
             f"the column of {kind}s is of type {column.dtype}; write {kind}s as texts or integers"
         )
     return column.cast(pl.String)
+
+
+def check_memory(
+    blocks: list[pl.DataFrame], name: str, memory_room: Callable[[], int] | None
+) -> None:
+    """Refuse to go on where what was read could not be ordered, split and written.
+
+    Raises:
+        ValueError: There is no room for it.
+    """
+    if memory_room is None:
+        return
+    rows = sum(block.height for block in blocks)
+    names = {c: max((_count_codes(block[c]) for block in blocks[-1:]), default=0) for c in NAMED}
+    needed = (
+        SPARE_BYTES
+        + BYTES_PER_ROW * rows
+        + BYTES_PER_USER * names["user"]
+        + BYTES_PER_ITEM * names["item"]
+    )
+    if needed > (room := memory_room()):
+        raise ValueError(
+            f"{name} does not fit into memory: its first {rows:,} interactions need "
+            f"{needed / 1e9:.2f} GB more, and {max(room, 0) / 1e9:.2f} GB are free; read fewer "
+            "rows by --where, or give the process more memory"
+        )
 
 
 def check_order(
@@ -282,9 +326,14 @@ def refuse_row(
     ways = {"has the timestamp 0": "--allow-zero-timestamps takes it as a time"}
     ways |= {"has a negative timestamp": "--allow-negative-timestamps takes it as a time"}
     ways |= dict.fromkeys(INCOMPLETE, "--drop-incomplete drops such rows")
+    counts = np.bincount(fault, minlength=len(messages))
+    reasons = [f"{n:,} {said}" for said, n in zip(messages[1:], counts[1:].tolist(), strict=True)]
+    reasons = [reason for reason in reasons if not reason.startswith("0 ")]
+    told = f" ({', '.join(reasons)})" if len(reasons) > 1 else ""
     raise ValueError(
         f"{name_line(line, raw)} {message}: {found}; {np.count_nonzero(fault):,} of "
-        f"{len(fault):,} interactions cannot be used, {ways.get(message, 'mend or remove them')}"
+        f"{len(fault):,} interactions cannot be used{told}, "
+        f"{ways.get(message, 'mend or remove them')}"
     )
 
 
@@ -350,6 +399,11 @@ def _mark(fault: pl.Series, values: pl.Series, texts: pl.Series, number: int) ->
         return fault
     fault = fault.set(values.is_null() & (fault == 0) & texts.is_null(), number)
     return fault.set(values.is_null() & (fault == 0), number + 2)
+
+
+def _count_codes(column: pl.Series) -> int:
+    """Names that a dictionary has so far, as the newest rows show."""
+    return 1 + (column.to_physical().max() or 0)
 
 
 def _is_number(word: str) -> bool:

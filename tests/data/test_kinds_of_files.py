@@ -303,7 +303,7 @@ def test_blanks_around_names_are_cut_off_and_told(tmp_path, prepared):
         ('"[MASK]"', r"line 2 of p.jsonl has an item named '\[MASK\]' like a special token"),
         ("[1, 2]", "line 2 of p.jsonl has a list or object as item, .*--explode makes rows"),
         ('{"id": 1}', "line 2 of p.jsonl has a list or object as item"),
-        (r'"a\ud800"', "line 2 of p.jsonl has a item with a NUL .* half of a surrogate pair"),
+        (r'"a\ud800"', "line 2 of p.jsonl has an item with a NUL .* half of a surrogate pair"),
         (r'"a\udc00"', "line 2 of p.jsonl holds half of a surrogate pair"),
     ],
 )

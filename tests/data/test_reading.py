@@ -1,4 +1,9 @@
+import polars as pl
 import pytest
+
+from bert4rec_hf.data import reading
+from bert4rec_hf.data.interactions import PreparationConfig
+from bert4rec_hf.data.reading import RawInteractions, collect_interactions
 
 ROWS = [
     ("bea", "x", "30"),
@@ -62,3 +67,17 @@ def test_a_rating_that_is_not_a_number_is_refused(collect):
     rows = [("a", "x", "good")]
     with pytest.raises(ValueError, match="has a rating that is not a number: .*'good'"):
         collect(rows, ("user", "item", "rating"), order="file", min_rating=1)
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_numbers(monkeypatch):
+    frame = pl.DataFrame({"user": "u", "item": ["a", "b", "c"], "timestamp": "7"})
+    raw = RawInteractions.from_frame(frame)
+    monkeypatch.setattr(reading, "BYTES_PER_ROW", 10**9)
+    room = iter([10**9, 2 * 10**9])
+    message = (
+        "ml.csv does not fit into memory: its first 3 interactions need 3.15 GB more, and 2.00"
+    )
+    with pytest.raises(ValueError, match=message):
+        collect_interactions(raw, PreparationConfig(), "ml.csv", lambda: next(room))
+    frame = collect_interactions(raw, PreparationConfig(), "ml.csv", lambda: 4 * 10**9).frame
+    assert frame.height == 3

@@ -1,0 +1,47 @@
+"""Measure what preparing a file costs, beside a plain polars read, sort and group of the same file.
+
+bert4rec benchmark_prepare --rows 3000000 --output preparation.json
+
+One file each of csv, jsonl.gz and parquet is generated in the folder for temporary files, and read
+by both in turn, each time in a new process.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from bert4rec_hf.evaluation.provenance import provenance
+from bert4rec_hf.lab.benchmark.preparation import measure, summarize, write_interactions
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, measure, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=3_000_000, help="interactions of each file")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
+    options = parser.parse_args(arguments)
+    if options.output and options.output.exists():
+        parser.exit(2, f"error: {options.output} exists; choose another --output or remove it\n")
+    with tempfile.TemporaryDirectory() as folder:
+        write_interactions(Path(folder), options.rows)
+        measured = measure(Path(folder), options.rounds)
+    results = {"rows": options.rows, "summary": summarize(measured), "measured": measured}
+    results |= provenance(Accelerator())
+    for ending, row in results["summary"].items():
+        print(
+            f"{ending:<10}{row['prepare_seconds']:>8.1f} s, {row['time_ratio']:.2f} of the floor; "
+            f"{row['prepare_peak_bytes'] / 1e9:.2f} GB, {row['memory_ratio']:.2f} of the floor"
+        )
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

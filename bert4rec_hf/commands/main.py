@@ -14,6 +14,7 @@ COMMANDS = {
     "recommend": "recommend items for a history, or for all users of a shop",
     "embed": "write the vectors of users or items",
     "monitor": "measure a model in use on the newest interactions",
+    "update": "take new items and interactions into a trained model",
     "export": "write a model as an ONNX file that recommends by itself",
     "serve": "serve a model over HTTP",
     "tune": "search for the settings of an experiment",

@@ -128,8 +128,10 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
 def describe_repeats(statistics: dict[str, Any], name: str) -> str:
     """What share of a held-out part has a target that its history holds already."""
     count = statistics["repeated"].get(f"{name} targets seen before", 0)
+    if count == 0:
+        return ""
     share = count / statistics["splits"][name]["histories"]
-    return f"; {share:.1%} of the targets repeat an item of their history" if count else ""
+    return f"; {share:.1%} of the targets repeat an item of their history"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

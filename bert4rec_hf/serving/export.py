@@ -72,6 +72,11 @@ class TopItems(nn.Module):
         mask = torch.full_like(newest[:, :1], self.mask_id)
         states = self.model.next_item_states(torch.cat([newest, mask], dim=1))
         scores = nn.functional.linear(states, *self.model.read_head())
+        if (neighbors := self.model.neighbors) is not None:
+            # The model's own way to find the newest items, of packed ones too, has no ONNX form.
+            count = torch.sym_min(kept, neighbors.num_recent_items)
+            recent = newest.narrow(1, kept - count, count).flip(1)
+            scores = neighbors.read(recent, states).mix(scores)
         is_item = torch.arange(scores.shape[1], device=scores.device) >= NUM_SPECIAL_IDS
         scores = scores.masked_fill(~(is_candidate & is_item), -torch.inf)
         return scores.scatter(1, torch.where(exclude_seen, histories, 0), -torch.inf)

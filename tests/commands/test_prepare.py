@@ -50,6 +50,14 @@ def test_settings_reach_the_preparation(monkeypatch, tmp_path, capsys):
     assert "users                  301 of 301\n" in capsys.readouterr().out
 
 
+def test_everything_can_be_left_to_train_on(monkeypatch, tmp_path, capsys):
+    arguments = ["--num-users", 31, "--max-length", 20, "--num-items", 50, "--split", "none"]
+    run(monkeypatch, "synthetic", "--output", tmp_path / "made", *arguments)
+    dataset = load_prepared(tmp_path / "made")
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (31, 0, 0)
+    assert re.search(r"^test +0 histories$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_a_file_with_named_columns_is_read(monkeypatch, tmp_path):
     rows = "".join(f"{user};x{n},{n}\n" for user in "ab" for n in range(1, 4))
     (tmp_path / "any.csv").write_text(f"who;what,when\n{rows}".replace(";", ","))

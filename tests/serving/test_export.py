@@ -32,6 +32,7 @@ KINDS = {
         "output_transform": False,
         "output_bias": False,
     },
+    "neighbors": {"num_neighbors": 5, "num_recent_items": 3},
     "causal": {"is_causal": True, "position_origin": "newest", "tie_word_embeddings": False},
 }
 
@@ -46,7 +47,13 @@ def save_model(path, seed=0, **settings):
         initializer_range=0.3,
         **settings,
     )
-    BERT4RecForMaskedItemModeling(config).save_pretrained(path)
+    model = BERT4RecForMaskedItemModeling(config)
+    if model.neighbors is not None:
+        ids = torch.randint(2, config.vocab_size, model.neighbors.ids.shape)
+        similarities = torch.rand(ids.shape)
+        similarities[:2] = 0  # padding and mask have no neighbors
+        model.neighbors.set_table(ids, similarities, model.neighbors.scales)
+    model.save_pretrained(path)
     build_vocabulary(ITEMS).save_pretrained(path)
     return path
 

@@ -53,6 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify", action="store_true", help="check the whole dataset first, however large it is"
     )
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="USER/NAME",
+        help="publish the folder when it is measured; that you may is checked before the training",
+    )
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="make that repository private"
+    )
     return parser
 
 
@@ -83,6 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.output / experiment.folder_name
         print(f"{experiment.folder_name} folder: {folder}")
         print(f"next: bert4rec recommend {folder} ITEM ITEM …")
+        if options.push_to_hub:
+            publish(parser, folder, options.push_to_hub)
+
+
+def publish(parser: argparse.ArgumentParser, folder: Path, repository: str) -> None:
+    """Push what was trained; where that fails, say how to do it later."""
+    from bert4rec_hf.hub.push import push
+
+    try:
+        print(f"pushed: {push(folder, repository)}")
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}; then: bert4rec push {folder} {repository}\n")
 
 
 def run(
@@ -96,18 +116,22 @@ def run(
     from accelerate.utils import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from bert4rec_hf.data.prepared import load_prepared
     from bert4rec_hf.experiment.build import build_accelerator
     from bert4rec_hf.experiment.load import load_experiment
     from bert4rec_hf.experiment.run import run_experiment
+    from bert4rec_hf.hub.dataset_repository import open_dataset
+    from bert4rec_hf.hub.push import prepare_push
     from bert4rec_hf.training.run_folder import check_output
 
     disable_progress_bar()  # of transformers: folders load in a moment
     experiment = load_experiment(options.config, settings, options.name)
     check_output(options.output, is_resumed=options.resume)
     if options.verify:
-        load_prepared(experiment.data.dataset, verify=True)
+        open_dataset(experiment.data.dataset, verify=True)
     accelerator = build_accelerator(experiment, options.output)
+    if options.push_to_hub and accelerator.is_main_process:
+        base = experiment.base.model if experiment.adapter else None
+        prepare_push(options.push_to_hub, private=options.private, base=base)
     set_seed(experiment.training.seed, device_specific=True)
     results = run_experiment(
         experiment,

@@ -88,9 +88,19 @@ def write_card(folder: Path, stage: Path, repo_id: str) -> None:
 
 
 def open_dataset(
-    name: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    verify: bool = False,
 ) -> PreparedDataset:
     """Open a prepared dataset by its folder, or by its name on a hub.
+
+    Args:
+        name: The folder, or `user/name`.
+        revision: Branch, tag or commit of a repository.
+        token: The one of `hf auth login` when None.
+        verify: Read the whole dataset and compare it with its fingerprint.
 
     Raises:
         FileNotFoundError: It is a folder that does not exist, or is not prepared.
@@ -98,7 +108,7 @@ def open_dataset(
         HubError: The hub cannot be reached, or refuses.
     """
     if Path(name).is_dir():
-        return load_prepared(name)
+        return load_prepared(name, verify=verify)
     downloaded = fetch_folder(name, revision=revision, token=token, kind="dataset")
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "bert4rec_hf"
     folder = cache / downloaded.parents[1].name / downloaded.name  # repository, commit

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, ModelCardData, constants
 from peft import PeftConfig
 
 from bert4rec_hf.modeling import BERT4RecConfig
-from bert4rec_hf.modeling.publishing import CARD_NAME, complete_folder
+from bert4rec_hf.modeling.publishing import CARD_NAME, EMPTY_CARD, TAGS, complete_folder
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
 from .adapter_base import fingerprint_weights
@@ -57,7 +57,7 @@ def push(  # noqa: PLR0913 - what people expect of a push
             (stage / path.name).symlink_to(path.resolve())
         if (folder / "adapter_config.json").is_file():
             name_base(stage, base)
-        elif not (folder / CARD_NAME).is_file():
+        elif not has_card(folder):
             complete_folder(stage, "", BERT4RecConfig.from_pretrained(folder))
         with explaining_hub(repo_id, revision):
             repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
@@ -65,6 +65,24 @@ def push(  # noqa: PLR0913 - what people expect of a push
     record = {"repository": repo_id, "revision": revision, "weights": fingerprint_weights(folder)}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return address
+
+
+def prepare_push(repo_id: str, *, private: bool | None = None, base: str | None = None) -> None:
+    """Make the repository that something long will be pushed to, so that a refusal shows now.
+
+    Args:
+        repo_id: `user/name`, or `name` for one of one's own.
+        private: Whether a repository that is made now is.
+        base: The base model, if what will be pushed is an adapter.
+
+    Raises:
+        ValueError: The base model is on no hub.
+        HubError: The hub cannot be reached, or refuses.
+    """
+    if base is not None:
+        find_repository(base)
+    with explaining_hub(repo_id):
+        open_repository(repo_id, private=private)
 
 
 def name_base(stage: Path, base: str | None) -> None:
@@ -88,14 +106,52 @@ def name_base(stage: Path, base: str | None) -> None:
     (stage / "adapter_config.json").unlink()
     config.save_pretrained(stage)
     path = stage / CARD_NAME
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if has_card(stage) else render_adapter_card(config)
     card = ModelCard(text.replace(str(local), config.base_model_name_or_path))
     card.data.base_model = config.base_model_name_or_path
     card.data.base_model_relation = "adapter"
-    path.unlink()
+    path.unlink(missing_ok=True)
     card.save(path)
+
+
+def has_card(folder: Path) -> bool:
+    """Whether a folder has a card that says something; PEFT writes one that does not."""
+    path = folder / CARD_NAME
+    return path.is_file() and EMPTY_CARD not in path.read_text(encoding="utf-8")
+
+
+def render_adapter_card(config: PeftConfig) -> str:
+    """Describe an adapter of which nothing was measured.
+
+    Args:
+        config: Names the base model by its repository.
+    """
+    tuner = str(config.peft_type.value).lower()
+    data = ModelCardData(library_name="peft", tags=[*TAGS, tuner])
+    return ADAPTER_CARD.format(
+        metadata=data.to_yaml(), tuner=tuner, base=config.base_model_name_or_path
+    )
+
+
+ADAPTER_CARD = """---
+{metadata}
+---
+
+# An adapter for {base}
+
+An adapter ({tuner}) for the frozen BERT4Rec [{base}](https://huggingface.co/{base}). It was pushed
+without figures: evaluate it before you use it.
+
+## Use
+
+With `bert4rec_hf` installed, from its checkout by `pip install .`:
+
+```python
+from bert4rec_hf import Recommender
+
+Recommender.from_pretrained("path/or/name").recommend(["an item", "a newer item"], k=10)
+```
+"""
 
 
 def find_repository(name: str) -> str:

@@ -11,6 +11,7 @@ from .modeling_bert4rec import (
 from .objectives import OBJECTIVES, SAMPLED_OBJECTIVES
 from .pipeline_bert4rec import NextItemRecommendationPipeline
 from .tokenization_bert4rec import BERT4RecTokenizer
+from .trainer_card import describe_trained  # noqa: F401 - it makes itself known to Trainer
 
 __all__ = [
     "NUM_SPECIAL_IDS",

@@ -73,9 +73,7 @@ def complete_folder(folder: Path, source: str, config: BERT4RecConfig) -> list[s
         Names of the files that a user of the repository will miss.
     """
     revision = getattr(config, "_commit_hash", None)
-    for name in COMPANIONS:
-        if not (folder / name).exists() and (path := find_beside(source, name, revision)):
-            shutil.copyfile(path, folder / name)
+    copy_companions(folder, source, revision)
     weights = folder / "model.safetensors"
     before = find_beside(source, weights.name, revision) if weights.is_file() else None
     card = None
@@ -83,9 +81,16 @@ def complete_folder(folder: Path, source: str, config: BERT4RecConfig) -> list[s
         card = find_beside(source, CARD_NAME, revision)
     if card is None:
         (folder / CARD_NAME).write_text(render_plain_card(config, source), encoding="utf-8")
-    else:
+    elif card.parent.resolve() != folder.resolve():
         shutil.copyfile(card, folder / CARD_NAME)
     return [name for name in COMPANIONS[:1] if not (folder / name).exists()]
+
+
+def copy_companions(folder: Path, source: str, revision: str | None = None) -> None:
+    """Put vocabulary, titles and handler beside saved weights, where the source has them."""
+    for name in COMPANIONS:
+        if not (folder / name).exists() and (path := find_beside(source, name, revision)):
+            shutil.copyfile(path, folder / name)
 
 
 def render_plain_card(config: BERT4RecConfig, source: str = "") -> str:

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,15 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from bert4rec_hf.data.vocabulary import build_vocabulary
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import FIRST_ITEM_ID, HISTORIES_AT_ONCE, ItemSets, item_sets
 from bert4rec_hf.hub.adapter_base import check_base
 from bert4rec_hf.hub.model_folder import load_adapter, load_model
 from bert4rec_hf.hub.pull import fetch_folder
+from bert4rec_hf.hub.push import push
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
+from bert4rec_hf.modeling.publishing import complete_folder, set_tokenizer_class
 from bert4rec_hf.serving.candidates import CandidateScorer
 from bert4rec_hf.serving.catalog import Catalog
 from bert4rec_hf.serving.histories import HistoryBatch, answer, answer_vectors, read_histories
@@ -136,6 +140,51 @@ class Recommender:
             Catalog.from_pretrained(name),
             json.loads(Path(titles).read_text(encoding="utf-8")) if titles else None,
         )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder that `from_pretrained` loads: weights, code, vocabulary, titles, card.
+
+        Args:
+            folder: Of a model or, if one is active, of an adapter.
+        """
+        folder, model = Path(folder), self.scorer.model
+        model.save_pretrained(folder)
+        if not isinstance(model, PeftModel):
+            complete_folder(folder, model.name_or_path, model.config)
+        if not (folder / "tokenizer.json").exists():
+            build_vocabulary(self.catalog).save_pretrained(folder)
+            if not isinstance(model, PeftModel):
+                set_tokenizer_class(folder, model.config.max_history_length)
+        if self.titles and not (folder / "titles.json").exists():
+            text = json.dumps(self.titles, indent=2, ensure_ascii=False)
+            (folder / "titles.json").write_text(text + "\n", encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Publish the model or adapter with its code, vocabulary, titles and card.
+
+        Args:
+            repo_id: `user/name`, or `name` for one of one's own; made where there is none.
+            private: Whether a repository that is made now is.
+            revision: The branch, made where there is none; `main` when None.
+            token: The one of `hf auth login` when None.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ValueError: The base model of an adapter is on no hub.
+            HubError: The hub cannot be reached, or refuses.
+        """
+        with TemporaryDirectory() as name:
+            self.save_pretrained(name)
+            return push(Path(name), repo_id, private=private, revision=revision, token=token)
 
     def count_popularity(self, histories: Any) -> None:
         """Learn what is popular from histories, for `cold="popular"`.

@@ -21,7 +21,8 @@ def test_a_model_folder_holds_weights_code_vocabulary_and_titles(tmp_path):
     build_vocabulary(["alien", "brazil", "dune"]).save_pretrained(dataset)
     (dataset / "titles.json").write_text('{"dune": "Dune (1984)"}')
     save_model_folder(make_model(), dataset, folder)
-    code = {path.name for path in Path(modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
+    code = {path.name for path in Path(modeling.__file__).parent.glob("*.py")}
+    code -= {"__init__.py", "trainer_card.py"}
     assert {path.name for path in folder.iterdir()} == code | {
         "config.json",
         "model.safetensors",

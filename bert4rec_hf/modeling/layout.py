@@ -68,11 +68,10 @@ def lay_out_padded(config: BERT4RecConfig, inputs_embeds: Tensor, attention_mask
     )
 
 
-def lay_out_packed(config: BERT4RecConfig, packing: Packing, position_ids: Tensor | None) -> Layout:
-    """Say where the items of packed histories are; position_ids (1, tokens), where given."""
+def lay_out_packed(config: BERT4RecConfig, packing: Packing) -> Layout:
+    """Say where the items of packed histories are."""
     lengths, longest = packing.cu_seq_lens.diff(), packing.max_length
-    if packing.prefix_ids is not None:  # several tokens have one place, and the last has the last
-        lengths = position_ids[0, packing.cu_seq_lens[1:] - 1] + 1
+    if packing.prefix_ids is not None:  # several tokens have one place
         longest = min(longest, config.max_history_length)
     return Layout(
         places=packing.places.unsqueeze(0),

@@ -415,7 +415,7 @@ class BERT4RecModel(BERT4RecPreTrainedModel):
         else:
             tokens = inputs_embeds.shape[1]
             packing = describe_packing(cu_seq_lens_q, max_length_q, tokens, prefix_ids, is_query)
-            layout = lay_out_packed(self.config, packing, position_ids)
+            layout = lay_out_packed(self.config, packing)
         if layout.longest > self.config.max_history_length:
             raise ValueError(
                 f"the input has {layout.longest} positions and the model reads at most "

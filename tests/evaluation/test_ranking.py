@@ -66,6 +66,13 @@ def test_a_constant_model_ranks_every_target_last(histories, targets, table_scor
     assert ranks.tolist() == [VOCAB_SIZE - 2 - seen for seen in num_seen]
 
 
+def test_negatives_that_score_like_the_target_come_before_it(table_scorer):
+    table = torch.zeros(1, VOCAB_SIZE)
+    chunks = CatalogScores(table_scorer(table), table, chunk_size=10)
+    ranks = rank_among(chunks, torch.tensor([3]), torch.tensor([[4, 9, 20]]))
+    assert ranks.tolist() == [4]
+
+
 def test_an_identical_item_ties_wherever_it_stands(dot_scorer):
     items = torch.randn(803, 67)
     items[[100, 411, 802]] = items[57].clone()

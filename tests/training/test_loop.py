@@ -110,21 +110,43 @@ def test_accumulating_two_batches_is_a_step_on_their_mean_gradient(tmp_path):
     torch.testing.assert_close(weights(run)["model.embed_tokens.weight"], after)
 
 
-def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
-    whole = make_run(tmp_path / "whole", make_config())
-    whole.train(make_loader(make_config()), constant, ignore)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, accumulation):
+    settings = {"gradient_accumulation_steps": accumulation}
+    whole = make_run(tmp_path / "whole", make_config(**settings))
+    whole.train(make_loader(make_config(**settings)), constant, ignore)
 
-    config = make_config(patience=1)  # stops at the second validation, which is no better
+    # Stops at the second validation, which is no better.
+    config = make_config(patience=1, **settings)
     broken = make_run(tmp_path / "broken", config)
     assert broken.train(make_loader(config), constant, ignore).step == 6
 
     torch.manual_seed(99)
-    resumed = make_run(tmp_path / "broken", make_config())
+    resumed = make_run(tmp_path / "broken", make_config(**settings))
     resumed.resume(find_checkpoints(tmp_path / "broken")[-1])
     assert (resumed.state.step, resumed.state.best_step) == (6, 3)
-    resumed.train(make_loader(make_config(), first_step=6), constant, ignore)
-    assert resumed.state.step == 12
+    resumed.train(make_loader(make_config(**settings), first_step=6), constant, ignore)
+    assert (resumed.state.step, resumed.state.histories) == (12, 12 * 4 * accumulation)
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def test_the_logged_loss_is_the_mean_since_the_last_one(tmp_path, monkeypatch):
+    config = make_config(max_steps=7, gradient_accumulation_steps=2)
+    run, losses, logged = make_run(tmp_path, config), [], {}
+    learn = run.learn
+
+    def note_loss(batch):
+        losses.append(learn(batch))
+        return losses[-1]
+
+    def note_log(values, step):
+        logged.update({step: values["train/loss"]} if "train/loss" in values else {})
+
+    monkeypatch.setattr(run, "learn", note_loss)
+    monkeypatch.setattr(run.accelerator, "log", note_log)
+    run.train(make_loader(config), constant, ignore)
+    first, rest = torch.stack(losses[:10]), torch.stack(losses[10:])
+    assert logged == {5: pytest.approx(first.mean().item()), 7: pytest.approx(rest.mean().item())}
 
 
 def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):

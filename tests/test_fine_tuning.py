@@ -194,7 +194,7 @@ def test_an_adapter_whose_base_model_is_gone_says_where_it_looked(root, adapted,
         (["--adapter.target_modules", "[z_proj]"], "z_proj.*not found in the base model"),
         (["--model.hidden_size", "24"], "model.hidden_size cannot be set here.*objective"),
         (["--model.hidden_dropout", "2"], r"hidden_dropout must be in \[0, 1\), got 2"),
-        (["--base.model", "nowhere"], "nowhere is no model folder, it has no config.json"),
+        (["--base.model", "nowhere"], "there is no folder nowhere; name one"),
         (["--base.modell", "nowhere"], "base.modell is not a setting of BaseConfig; did you mean"),
     ],
 )

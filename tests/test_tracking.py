@@ -145,9 +145,9 @@ def tracked(root, start):
     """What the run returned, and config and scalars as each tracker recorded them."""
     returned = start()
     return returned, {
-        "tensorboard": read_tensorboard(root / "tiny", "configs-tiny"),
+        "tensorboard": read_tensorboard(root / "tiny", "tiny"),
         "wandb": read_wandb(root / "tiny"),
-        "trackio": read_trackio(root / "db", "configs-tiny"),
+        "trackio": read_trackio(root / "db", "tiny"),
     }
 
 
@@ -198,7 +198,7 @@ def test_no_tracker_asks_the_network(tracked, stranger):
 def test_a_resumed_run_is_the_same_run_to_trackio(root, tracked, start):
     shutil.rmtree(root / "tiny" / "checkpoints" / "step-00000007")
     start(is_resumed=True)
-    with sqlite3.connect(root / "db" / "configs-tiny.db") as database:
+    with sqlite3.connect(root / "db" / "tiny.db") as database:
         rows = list(database.execute("select run_id, step from metrics"))
     assert len({run for run, _ in rows}) == 1
     assert sorted(step for _, step in rows) == [2, 3, 4, 6, 6, 7, 7, 7, 7]

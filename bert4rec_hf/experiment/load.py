@@ -71,7 +71,7 @@ def load_experiment(
         check_metric(experiment)
         check_initialization(experiment)
         check_trackers(experiment)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return experiment
 

@@ -13,7 +13,6 @@ from huggingface_hub import DatasetCard
 from bert4rec_hf.data.dataset_card import render_card
 from bert4rec_hf.data.histories import SPLIT_NAMES
 from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
-from bert4rec_hf.data.vocabulary import catalog_items
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
 from .errors import explaining_hub
@@ -127,8 +126,6 @@ def rebuild(downloaded: Path, folder: Path) -> None:
     Raises:
         ValueError: It is no repository of a prepared dataset, or its content has changed.
     """
-    from bert4rec_hf.data.preparation import dataset_fingerprint  # brings polars, here alone
-
     statistics = downloaded / "statistics.json"
     if not statistics.is_file():
         raise ValueError(
@@ -143,14 +140,13 @@ def rebuild(downloaded: Path, folder: Path) -> None:
         for name in (*BESIDE, "README.md"):
             if (downloaded / name).is_file():
                 shutil.copyfile(downloaded / name, stage / name)
-        dataset = load_prepared(stage)
-        histories = {name: getattr(dataset, name) for name in SPLIT_NAMES}
-        found = dataset_fingerprint(catalog_items(dataset.tokenizer), histories)
-        if found != dataset.fingerprint:
+        try:
+            load_prepared(stage, verify=True)
+        except ValueError as error:
             raise ValueError(
                 f"{downloaded} holds other histories than its statistics.json was written for "
-                f"(fingerprints {found} and {dataset.fingerprint}); ask whoever pushed it"
-            )
+                f"({error}); ask whoever pushed it"
+            ) from error
         stage.rename(folder)
 
 

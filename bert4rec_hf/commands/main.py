@@ -23,6 +23,7 @@ COMMANDS = {
     "push": "publish a folder on a model hub",
     "benchmark": "measure what a training step costs, beside others",
     "benchmark_prepare": "measure what preparing a file costs, beside plain polars",
+    "benchmark_serving": "measure what recommending costs, beside the plain products",
     "report": "render the committed cards, tables and plots from their results",
 }
 """In the order in which they are needed."""
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="BERT4Rec: from interactions to recommendations.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        + "\n".join(f"  {name:<18}{purpose}" for name, purpose in COMMANDS.items())
+        + "\n".join(f"  {name:<19}{purpose}" for name, purpose in COMMANDS.items())
         + "\n\nbert4rec COMMAND --help tells more. On several devices: accelerate launch -m "
         "bert4rec_hf.commands.train …",
     )

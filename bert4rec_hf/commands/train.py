@@ -61,6 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--private", action="store_true", default=None, help="make that repository private"
     )
+    parser.add_argument(
+        "--replay-step",
+        type=int,
+        metavar="STEP",
+        help="take one step of the run in the folder again, and say what comes of it",
+    )
     return parser
 
 
@@ -72,20 +78,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("bert4rec_hf").setLevel(logging.INFO)
     use_huge_pages()  # before torch is imported
 
-    from bert4rec_hf.hub.card import render_summary
-    from bert4rec_hf.training.agreement import describe
     from bert4rec_hf.training.interruption import stopping_on_signals
-    from bert4rec_hf.training.limits import describe_shortage
 
-    try:
-        with stopping_on_signals(partial(advise, options.output)):
+    with stopping_on_signals(partial(advise, options.output)):  # from the first long import on
+        from bert4rec_hf.hub.card import render_summary
+        from bert4rec_hf.training.agreement import describe
+        from bert4rec_hf.training.limits import describe_shortage
+
+        try:
+            if options.replay_step is not None:
+                print("\n".join(replay(options, settings)))
+                return
             experiment, accelerator, results = run(options, settings)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {describe(error)}\n")
-    except (MemoryError, RuntimeError) as error:
-        if not (shortage := describe_shortage(error)):
-            raise
-        parser.exit(2, f"error: {shortage}\n")
+        except (OSError, ValueError) as error:
+            parser.exit(2, f"error: {describe(error)}\n")
+        except (MemoryError, RuntimeError) as error:
+            if not (shortage := describe_shortage(error)):
+                raise
+            parser.exit(2, f"error: {shortage}\n")
     if accelerator.is_main_process:
         print(render_summary(results))
         folder = options.output / experiment.folder_name
@@ -143,6 +153,27 @@ def run(
         refit=options.refit,
     )
     return experiment, accelerator, results
+
+
+def replay(options: argparse.Namespace, settings: list[str]) -> list[str]:
+    """Take the step again that the command line names.
+
+    Returns:
+        What came of it, in lines; none on other processes than the main one.
+    """
+    from accelerate.utils import set_seed
+
+    from bert4rec_hf.experiment.build import build_accelerator
+    from bert4rec_hf.experiment.load import load_experiment
+    from bert4rec_hf.experiment.replay import replay_step
+    from bert4rec_hf.training.run_folder import check_output
+
+    experiment = load_experiment(options.config, settings, options.name)
+    check_output(options.output, is_resumed=True)
+    accelerator = build_accelerator(experiment, options.output)
+    set_seed(experiment.training.seed, device_specific=True)
+    lines = replay_step(experiment, options.output, accelerator, options.replay_step)
+    return lines if accelerator.is_main_process else []
 
 
 def advise(output: Path) -> str:

@@ -1,138 +1,131 @@
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.data.histories import Histories
-from bert4rec_hf.data.sampling import TrainingViews, ViewBatchSampler
 from bert4rec_hf.data.views import MaskedItemCollator
-from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.training import loop
 from bert4rec_hf.training.checkpoint import find_checkpoints
-from bert4rec_hf.training.loop import TrainingRun
-
-LENGTHS = np.array([3, 9, 5, 7, 4, 11, 6, 8, 10, 12, 5])
-HISTORIES = Histories(
-    np.concatenate([np.arange(2, 2 + length, dtype=np.int32) for length in LENGTHS]),
-    np.array([0, *LENGTHS.cumsum()]),
-)
+from bert4rec_hf.training.interruption import Interrupted
 
 
-def make_model(**settings):
-    torch.manual_seed(0)
-    shape = {"vocab_size": 17, "hidden_size": 12, "intermediate_size": 20, "max_history_length": 8}
-    return BERT4RecForMaskedItemModeling(BERT4RecConfig(**shape | settings))
-
-
-def make_config(**settings):
-    defaults = {
-        "learning_rate": 0.01,
-        "batch_size": 4,
-        "max_steps": 12,
-        "evaluation_steps": 3,
-        "checkpoint_steps": 3,
-        "logging_steps": 5,
-        "trackers": [],
-    }
-    return TrainingConfig(**defaults | settings)
-
-
-def make_loader(config, first_step=0):
-    sampler = ViewBatchSampler(
-        LENGTHS,
-        batch_size=config.batch_size,
-        num_batches=config.max_steps * config.gradient_accumulation_steps,
-        seed=config.seed,
-        first_batch=first_step * config.gradient_accumulation_steps,
+def test_the_loop_takes_the_steps_of_a_plain_loop(small, tmp_path):
+    config = small.make_config(
+        schedule="constant", warmup_ratio=0, weight_decay=0.1, max_grad_norm=0.5
     )
-    return DataLoader(
-        TrainingViews(HISTORIES),
-        batch_sampler=sampler,
-        collate_fn=MaskedItemCollator(max_history_length=8, mask_ratio=0.4),
-        generator=torch.Generator(),
-    )
+    run = small.make_run(tmp_path, config, hidden_dropout=0, attention_dropout=0)
+    run.train(small.make_loader(config), small.constant, small.ignore)
 
-
-def make_run(folder, config, **settings):
-    accelerator = Accelerator(
-        gradient_accumulation_steps=config.gradient_accumulation_steps, cpu=True
-    )
-    return TrainingRun(make_model(**settings), config, accelerator, folder)
-
-
-def constant(model):
-    return {"ndcg@10": 0.5}
-
-
-def ignore(model):
-    pass
-
-
-def weights(run):
-    return {name: weight.detach().clone() for name, weight in run.unwrapped.named_parameters()}
-
-
-def test_the_loop_takes_the_steps_of_a_plain_loop(tmp_path):
-    config = make_config(schedule="constant", warmup_ratio=0, weight_decay=0.1, max_grad_norm=0.5)
-    run = make_run(tmp_path, config, hidden_dropout=0, attention_dropout=0)
-    run.train(make_loader(config), constant, ignore)
-
-    model = make_model(hidden_dropout=0, attention_dropout=0)
+    model = small.make_model(hidden_dropout=0, attention_dropout=0)
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     spared = [weight for weight in model.parameters() if weight.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01)
-    for batch in make_loader(config):
+    for batch in small.make_loader(config):
         model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         optimizer.zero_grad()
-    torch.testing.assert_close(weights(run), dict(model.named_parameters()))
+    torch.testing.assert_close(small.weights(run), dict(model.named_parameters()))
 
 
-def test_accumulating_two_batches_is_a_step_on_their_mean_gradient(tmp_path):
-    config = make_config(max_steps=1, gradient_accumulation_steps=2, warmup_ratio=0)
-    run = make_run(tmp_path, config, hidden_dropout=0, attention_dropout=0)
-    run.train(make_loader(config), constant, ignore)
+def test_accumulating_two_batches_is_a_step_on_their_mean_gradient(small, tmp_path):
+    config = small.make_config(max_steps=1, gradient_accumulation_steps=2, warmup_ratio=0)
+    run = small.make_run(tmp_path, config, hidden_dropout=0, attention_dropout=0)
+    run.train(small.make_loader(config), small.constant, small.ignore)
 
-    model = make_model(hidden_dropout=0, attention_dropout=0)
-    first, second = make_loader(config)
+    model = small.make_model(hidden_dropout=0, attention_dropout=0)
+    first, second = small.make_loader(config)
     ((model(**first).loss + model(**second).loss) / 2).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     before = model.model.embed_tokens.weight.detach().clone()
     torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01).step()
     after = model.model.embed_tokens.weight.detach()
     assert (after - before).abs().max() > 0.005
-    torch.testing.assert_close(weights(run)["model.embed_tokens.weight"], after)
+    torch.testing.assert_close(small.weights(run)["model.embed_tokens.weight"], after)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, accumulation):
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(small, tmp_path, accumulation):
     settings = {"gradient_accumulation_steps": accumulation}
-    whole = make_run(tmp_path / "whole", make_config(**settings))
-    whole.train(make_loader(make_config(**settings)), constant, ignore)
+    config = small.make_config(**settings)
+    whole = small.make_run(tmp_path / "whole", config)
+    whole.train(small.make_loader(config), small.constant, small.ignore)
 
     # Stops at the second validation, which is no better.
-    config = make_config(patience=1, **settings)
-    broken = make_run(tmp_path / "broken", config)
-    assert broken.train(make_loader(config), constant, ignore).step == 6
+    shorter = small.make_config(**settings, patience=1)
+    broken = small.make_run(tmp_path / "broken", shorter)
+    assert broken.train(small.make_loader(shorter), small.constant, small.ignore).step == 6
 
     torch.manual_seed(99)
-    resumed = make_run(tmp_path / "broken", make_config(**settings))
+    resumed = small.make_run(tmp_path / "broken", config)
     resumed.resume(find_checkpoints(tmp_path / "broken")[-1])
     assert (resumed.state.step, resumed.state.best_step) == (6, 3)
-    resumed.train(make_loader(make_config(**settings), first_step=6), constant, ignore)
+    resumed.train(small.make_loader(config, first_step=6), small.constant, small.ignore)
     assert (resumed.state.step, resumed.state.histories) == (12, 12 * 4 * accumulation)
-    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+    torch.testing.assert_close(small.weights(resumed), small.weights(whole), rtol=0, atol=0)
 
 
-def test_the_logged_loss_is_the_mean_since_the_last_one(tmp_path, monkeypatch):
-    config = make_config(max_steps=7, gradient_accumulation_steps=2)
-    run, losses, logged = make_run(tmp_path, config), [], {}
+def test_any_number_of_loader_workers_leads_to_the_same_weights(small, tmp_path):
+    config, learned = small.make_config(), []
+    for workers in (0, 1, 3):
+        run = small.make_run(tmp_path / str(workers), config)
+        loader = small.make_loader(config, num_workers=workers)
+        run.train(loader, small.constant, small.ignore)
+        learned.append(small.weights(run))
+    for other in learned[1:]:
+        torch.testing.assert_close(other, learned[0], rtol=0, atol=0)
+
+
+def test_a_run_stopped_between_a_step_and_its_validation_makes_up_for_it(small, tmp_path):
+    config, asked = small.make_config(), []
+
+    def stop_at_step_6(model):
+        asked.append(model)
+        if len(asked) == 2:
+            raise Interrupted(signal.SIGTERM)
+        return small.constant(model)
+
+    run = small.make_run(tmp_path, config)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 6"):
+        run.train(small.make_loader(config), stop_at_step_6, small.ignore)
+    resumed = small.make_run(tmp_path, config)
+    resumed.resume(find_checkpoints(tmp_path)[-1])
+    assert [each["step"] for each in resumed.state.validations] == [3]
+    state = resumed.train(small.make_loader(config, first_step=6), small.constant, small.ignore)
+    assert [each["step"] for each in state.validations] == [3, 6, 9, 12]
+
+
+def test_a_checkpoint_without_room_is_tried_again_and_the_last_one_is_needed(
+    small, tmp_path, monkeypatch, caplog
+):
+    save, failing = loop.save_checkpoint, {3, 9}
+
+    def save_unless_full(folder, model, optimizer, state, *rest):
+        if state.step in failing:
+            raise OSError(28, "No space left on device")
+        save(folder, model, optimizer, state, *rest)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_unless_full)
+    config = small.make_config()
+    run = small.make_run(tmp_path, config)
+    run.train(small.make_loader(config), small.constant, small.ignore)
+    assert [path.name[-2:] for path in find_checkpoints(tmp_path)] == ["06", "12"]
+    assert "the checkpoint of step 9 could not be written: No space left on device" in caplog.text
+    failing.add(12)
+    message = "the checkpoint of step 12 could not be written: No space.*continue with --resume"
+    with pytest.raises(OSError, match=message):
+        small.make_run(tmp_path / "last", config).train(
+            small.make_loader(config), small.constant, small.ignore
+        )
+
+
+def test_the_logged_loss_is_the_mean_since_the_last_one(small, tmp_path, monkeypatch):
+    config = small.make_config(max_steps=7, gradient_accumulation_steps=2)
+    run, losses, logged = small.make_run(tmp_path, config), [], {}
     learn = run.learn
 
     def note_loss(batch):
@@ -144,17 +137,17 @@ def test_the_logged_loss_is_the_mean_since_the_last_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "learn", note_loss)
     monkeypatch.setattr(run.accelerator, "log", note_log)
-    run.train(make_loader(config), constant, ignore)
+    run.train(small.make_loader(config), small.constant, small.ignore)
     first, rest = torch.stack(losses[:10]), torch.stack(losses[10:])
     assert logged == {5: pytest.approx(first.mean().item()), 7: pytest.approx(rest.mean().item())}
 
 
-def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):
+def test_the_best_model_is_kept_and_patience_ends_the_run(small, tmp_path):
     values, kept = iter([0.1, 0.3, 0.2, 0.25, 0.29, 0.9]), []
-    config = make_config(max_steps=100, evaluation_steps=2, patience=3)
-    run = make_run(tmp_path, config)
+    config = small.make_config(max_steps=100, evaluation_steps=2, patience=3)
+    run = small.make_run(tmp_path, config)
     state = run.train(
-        make_loader(config),
+        small.make_loader(config),
         lambda model: {"ndcg@10": next(values)},
         lambda model: kept.append(run.state.step),
     )
@@ -173,11 +166,11 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path):
         ([0.0, 0.0, 0.0, 0.0, 0.0], 0),
     ],
 )
-def test_a_training_that_stopped_too_early_is_told(tmp_path, caplog, values, rise):
+def test_a_training_that_stopped_too_early_is_told(small, tmp_path, caplog, values, rise):
     values = iter(values)
-    config = make_config(max_steps=10, evaluation_steps=2)
-    state = make_run(tmp_path, config).train(
-        make_loader(config), lambda model: {"ndcg@10": next(values)}, ignore
+    config = small.make_config(max_steps=10, evaluation_steps=2)
+    state = small.make_run(tmp_path, config).train(
+        small.make_loader(config), lambda model: {"ndcg@10": next(values)}, small.ignore
     )
     assert state.still_improving == pytest.approx(rise)
     assert ("still improving" in caplog.text) == (rise > 0.01)
@@ -186,9 +179,9 @@ def test_a_training_that_stopped_too_early_is_told(tmp_path, caplog, values, ris
         assert "raise training.max_steps (now 10)" in caplog.text
 
 
-def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(tmp_path):
-    config = make_config(keep_checkpoints=2)
-    make_run(tmp_path, config).train(make_loader(config), constant, ignore)
+def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(small, tmp_path):
+    config = small.make_config(keep_checkpoints=2)
+    small.make_run(tmp_path, config).train(small.make_loader(config), small.constant, small.ignore)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["step-00000009", "step-00000012"]
     files = sorted(path.name for path in (tmp_path / names[-1]).iterdir())
@@ -197,18 +190,18 @@ def test_only_the_newest_checkpoints_stay_and_hold_no_pickle(tmp_path):
     assert json.loads((tmp_path / names[-1] / "state.json").read_text())["state"]["step"] == 12
 
 
-def test_training_learns(tmp_path):
-    config = make_config(max_steps=150, evaluation_steps=150, checkpoint_steps=150)
-    run = make_run(tmp_path, config)
-    batch = next(iter(make_loader(config)))
+def test_training_learns(small, tmp_path):
+    config = small.make_config(max_steps=150, evaluation_steps=150, checkpoint_steps=150)
+    run = small.make_run(tmp_path, config)
+    batch = next(iter(small.make_loader(config)))
     before = run.unwrapped.eval()(**batch).loss.item()
-    run.train(make_loader(config), constant, ignore)
+    run.train(small.make_loader(config), small.constant, small.ignore)
     # Each item stands behind the one of the next smaller id: nothing is left to guess.
     assert run.unwrapped.eval()(**batch).loss.item() < before / 4
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_trainer_of_transformers_learns_from_the_same_parts(tmp_path, accumulation):
+def test_the_trainer_of_transformers_learns_from_the_same_parts(small, tmp_path, accumulation):
     arguments = TrainingArguments(
         output_dir=tmp_path,
         max_steps=60,
@@ -222,9 +215,9 @@ def test_the_trainer_of_transformers_learns_from_the_same_parts(tmp_path, accumu
         save_strategy="no",
     )
     trainer = Trainer(
-        model=make_model(),
+        model=small.make_model(),
         args=arguments,
-        train_dataset=[{"items": history} for history in HISTORIES],
+        train_dataset=[{"items": history} for history in small.histories],
         data_collator=MaskedItemCollator(max_history_length=8, mask_ratio=0.4),
     )
     untrained = np.log(15)

@@ -2,15 +2,17 @@
 
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 PRELOADED = [
     "bert4rec_hf.commands.main",
-    "bert4rec_hf.commands.prepare",
-    "bert4rec_hf.commands.scale",
-    "bert4rec_hf.commands.train",
-    "bert4rec_hf.commands.tune",
+    "bert4rec_hf.data.preparation",
+    "bert4rec_hf.experiment.replay",
+    "bert4rec_hf.lab.cards.plots",
+    "bert4rec_hf.lab.studies.scaling",
+    "bert4rec_hf.lab.studies.tuning",
 ]
 
 
@@ -23,6 +25,8 @@ def run_command(arguments, log, limits):
         limits: By name of the resource, such as RLIMIT_NOFILE.
     """
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests may run under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Path(log).open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

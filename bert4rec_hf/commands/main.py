@@ -17,6 +17,7 @@ COMMANDS = {
     "update": "take new items and interactions into a trained model",
     "export": "write a model as an ONNX file that recommends by itself",
     "serve": "serve a model over HTTP",
+    "demo": "show a page to try a model on",
     "tune": "search for the settings of an experiment",
     "scale": "train at several sizes and fit the laws they follow",
     "ablate": "train with one thing changed at a time",

@@ -30,10 +30,10 @@ def push(  # noqa: PLR0913 - what people expect of a push
     token: str | bool | None = None,
     base: str | None = None,
 ) -> str:
-    """Publish a folder of a model, an adapter or a prepared dataset.
+    """Publish a folder of a model, an adapter, a prepared dataset or a Space.
 
     Args:
-        folder: As training or `save_pretrained` left it.
+        folder: As training, `save_pretrained`, `prepare` or `demo --space` left it.
         repo_id: `user/name`, or `name` for one of one's own; made where there is none.
         private: Whether a repository that is made now is.
         revision: The branch, made where there is none; `main` when None.
@@ -50,6 +50,10 @@ def push(  # noqa: PLR0913 - what people expect of a push
     """
     if (folder / "statistics.json").is_file():
         return push_dataset(folder, repo_id, private=private, revision=revision, token=token)
+    if (folder / "app.py").is_file():
+        with explaining_hub(repo_id, revision):
+            where = {"kind": "space", "revision": revision, "token": token}
+            return push_folder(folder, open_repository(repo_id, private=private, **where), **where)
     check_model_folder(folder)
     with TemporaryDirectory() as name:
         stage = Path(name)

@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from .markdown import escape, escape_all, fence
+
 
 def render_card(statistics: dict[str, Any], repository: str = "") -> str:
     """Tell in Markdown what the folder holds, with the metadata that a hub reads.
@@ -34,14 +36,14 @@ def render_card(statistics: dict[str, Any], repository: str = "") -> str:
     tags = ["recommendation", "sequential-recommendation", "recsys", "next-item-prediction"]
     return CARD.format(
         metadata=DatasetCardData(pretty_name=title, tags=tags).to_yaml(),
-        title=title,
+        title=escape(title),
         counts=_table(["", *after], [["source", *before.values()], ["kept", *after.values()]]),
         facts=_table(["", ""], facts.items()),
         dropped=_table(["interactions dropped by", ""], statistics["dropped"].items()),
         left_out=_table(["users not held out", ""], statistics["left_out"].items()),
         parts=_table(["", *columns], [[key, *map(parts[key].get, columns)] for key in parts]),
         use=(USE_OF_REPOSITORY if repository else USE).format(repository=repository),
-        settings=json.dumps(statistics["settings"], indent=2),
+        settings=fence(json.dumps(statistics["settings"], indent=2)),
         **{key: statistics[key] for key in ("source", "fingerprint", "vocabulary_fingerprint")},
     )
 
@@ -50,7 +52,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Write a Markdown table; numbers get separators, what is missing a dash."""
     lines = [list(header), ["---"] * len(header)]
     for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else cell for cell in row)
+        cells = (f"{cell:,}" if isinstance(cell, int) else cell for cell in map(escape_all, row))
         lines.append(["–" if cell is None else cell for cell in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -7,6 +7,12 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from bert4rec_hf.data.markdown import escape_all, fence
+from bert4rec_hf.modeling.publishing import TAGS
+
+FOLDER = "path/to/this/folder"
+"""What the code in a card loads; a push puts the name of the repository in its place."""
+
 TEMPLATE = Path(__file__).with_name("template.md")
 PROTOCOL_KEYS = ("candidates", "num_candidates", "exclude_seen", "seen_targets")
 NOTABLE_REPEATS = 0.005
@@ -26,7 +32,6 @@ SPLIT_TEXTS = {
     "by_user": "by user; {test_users:,} users test and do not train",
     "given": "that of the source",
 }
-TAGS = ["recommendation", "sequential-recommendation", "recommender-systems", "bert4rec"]
 
 
 def render_card(results: dict[str, Any]) -> str:
@@ -38,8 +43,11 @@ def render_card(results: dict[str, Any]) -> str:
     Returns:
         Markdown with the metadata a model hub reads.
     """
+    settings = yaml.safe_dump(results["experiment"], sort_keys=False).strip()
+    metadata = describe_model(results)
+    results = escape_all(results)
     card = ModelCard.from_template(
-        describe_model(results),
+        metadata,
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
         repeats_text=render_repeats(results),
@@ -47,7 +55,7 @@ def render_card(results: dict[str, Any]) -> str:
         intro=describe_origin(results["experiment"]),
         protocol_text=describe_protocol(results),
         dataset_text=describe_dataset(results["dataset"]),
-        experiment_yaml=yaml.safe_dump(results["experiment"], sort_keys=False).strip(),
+        experiment_yaml=fence(settings),
         **results,
     )
     return str(card)

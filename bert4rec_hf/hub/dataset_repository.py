@@ -16,6 +16,7 @@ from bert4rec_hf.data.prepared import PreparedDataset, load_prepared
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
 from .errors import explaining_hub
+from .finish import write_record
 from .pull import fetch_folder
 
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "titles.json", "statistics.json")
@@ -57,7 +58,9 @@ def push_dataset(
         opened = {"kind": "dataset", "revision": revision, "token": token}
         repo_id = open_repository(repo_id, private=private, **opened)
         write_card(folder, stage, repo_id)
-        return push_folder(stage, repo_id, **opened)
+        address = push_folder(stage, repo_id, **opened)
+    write_record(folder, {"repository": repo_id, "revision": revision})
+    return address
 
 
 def write_parquet(folder: Path, stage: Path) -> None:

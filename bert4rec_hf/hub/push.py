@@ -1,8 +1,8 @@
 """A folder of a model or an adapter to a hub, under a card that names no folder of this disk."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, constants
 from peft import PeftConfig
@@ -12,13 +12,13 @@ from bert4rec_hf.modeling.publishing import CARD_NAME, EMPTY_CARD, TAGS, complet
 from bert4rec_hf.modeling.repository import open_repository, push_folder
 
 from .adapter_base import fingerprint_weights
+from .card import render_card
 from .dataset_repository import push_dataset
 from .errors import explaining_hub
+from .finish import finish_card, read_record, write_record
 from .model_folder import BASE_CLASS, check_model_folder
 from .pull import is_repository
-
-RECORD = ".hub.json"
-"""Where a folder remembers what repository it was pushed to; it is not pushed itself."""
+from .results import read_results
 
 
 def push(  # noqa: PLR0913 - what people expect of a push
@@ -48,6 +48,7 @@ def push(  # noqa: PLR0913 - what people expect of a push
         ValueError: It is no such folder, or the base model of an adapter is on no hub.
         HubError: The hub cannot be reached, or refuses.
     """
+    folder = find_learned(folder)
     if (folder / "statistics.json").is_file():
         return push_dataset(folder, repo_id, private=private, revision=revision, token=token)
     if (folder / "app.py").is_file():
@@ -65,10 +66,26 @@ def push(  # noqa: PLR0913 - what people expect of a push
             complete_folder(stage, "", BERT4RecConfig.from_pretrained(folder))
         with explaining_hub(repo_id, revision):
             repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
+            finish_card(stage, repo_id, read_run(folder))
             address = push_folder(stage, repo_id, revision=revision, token=token)
     record = {"repository": repo_id, "revision": revision, "weights": fingerprint_weights(folder)}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(folder, record)
     return address
+
+
+def find_learned(folder: Path) -> Path:
+    """What to push of a folder: of that of a run, what was learned."""
+    learned = [folder / name for name in ("model", "adapter") if (folder / name).is_dir()]
+    return learned[0] if len(learned) == 1 and (folder / "run.json").is_file() else folder
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the results of the run that a folder lies in, if the folder's card tells of them."""
+    path, card = folder.parent / "results.json", folder / CARD_NAME
+    if not (path.is_file() and card.is_file()):
+        return {}
+    results = read_results(path)
+    return results if render_card(results) == card.read_text(encoding="utf-8") else {}
 
 
 def prepare_push(repo_id: str, *, private: bool | None = None, base: str | None = None) -> None:
@@ -175,11 +192,11 @@ def find_repository(name: str) -> str:
         if kind == "models":
             return repository.replace("--", "/", 1)
     way_out = f"push it first, bert4rec push {name} user/name, or give its repository as base"
-    if not (folder / RECORD).is_file():
+    record = read_record(folder)
+    if not record:
         raise ValueError(
             f"the base model of this adapter is the folder {name}, which nobody else has; {way_out}"
         )
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if record["weights"] != fingerprint_weights(folder):
         raise ValueError(
             f"the base model {name} has changed since it was pushed to {record['repository']}; "

@@ -98,7 +98,8 @@ def test_what_was_measured_stands_in_the_card(results, line):
 def test_the_metadata_says_what_a_hub_wants_to_know(results):
     data = ModelCard(render_card(results)).data
     assert (data["library_name"], data["license"]) == ("transformers", "mit")
-    assert {"recommendation", "bert4rec"} <= set(data.tags)
+    expected = {"recommendation", "sequential-recommendation", "recsys", "next-item-prediction"}
+    assert expected | {"bert4rec"} <= set(data.tags)
     by_metric = {each.metric_type: each for each in data.eval_results}
     assert by_metric["ndcg@10"].metric_value == 0.2109
     assert by_metric["ndcg@10"].metric_args["candidates"] == "full"
@@ -171,6 +172,22 @@ def test_where_few_targets_repeat_their_share_is_enough(results):
 def test_a_card_names_the_convention(results, protocol, text):
     results["test"]["protocol"] = PROTOCOL | protocol
     assert text in render_card(results)
+
+
+def test_names_that_others_chose_stay_names(results):
+    results["experiment"]["card"]["dataset_name"] = "films|books\n---\n<script>x</script>"
+    results["experiment"]["card"]["dataset_license"] = "a `b` <c>"
+    results["experiment"]["card"]["published"][0]["model"] = "x | y"
+    results["experiment"]["data"] = {"dataset": "```\n# not a title"}
+    card = render_card(results)
+    assert "trained on films\\|books --- &lt;script&gt;x&lt;/script&gt;." in card
+    assert "The data: a 'b' &lt;c&gt;." in card
+    assert "| x \\| y (published: A paper) | 0.5000 |" in card
+    text = ModelCard(card).text
+    assert "<script>" not in text.replace(text.split("```yaml")[1].split("```")[0], "")
+    assert text.count("```") % 2 == 0
+    assert "\n# not a title" not in text
+    assert ModelCard(card).data.eval_results[0].dataset_name.startswith("films|books")
 
 
 @pytest.mark.parametrize(

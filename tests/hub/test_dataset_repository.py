@@ -94,6 +94,6 @@ def test_a_dataset_that_changed_on_the_way_is_refused(hub, client, prepared):
     repository.commit(
         "main", "swap", repository.files | {"data/test-00000-of-00001.parquet": swapped}
     )
-    assert "other histories than its statistics.json was written for" in client(TAMPERED)
+    assert "holds other histories than its statistics.json was written for" in client(TAMPERED)
     repository.commit("main", "not ours", {"train.csv": b"a,b\n1,2\n"})
     assert "is no prepared dataset, it has no statistics.json" in client(TAMPERED)

@@ -100,6 +100,37 @@ def test_training_publishes_what_it_measured(hub, client, experiment, tmp_path):
     assert f"pushed: {hub.url}/ann/tiny/commit/" in out
     repository = hub.repositories["models", "ann/tiny"]
     assert repository.is_private
-    assert repository.files == contents(tmp_path / "run" / "model")
+    pushed = contents(tmp_path / "run" / "model")
+    card = pushed.pop("README.md").decode()
+    assert repository.files.pop("README.md").decode() == card.replace(
+        "path/to/this/folder", "ann/tiny"
+    )
+    assert repository.files == pushed
     assert json.loads(repository.files["config.json"])["model_type"] == "bert4rec"
     shutil.rmtree(tmp_path / "run")
+
+
+FINISHED = """
+import json, sys
+from bert4rec_hf.commands.push import main
+from huggingface_hub import ModelCard, hf_hub_download
+for folder, name in (("data", "ann/data"), ("run", "ann/tiny")):
+    main([sys.argv[1] + "/" + folder, name])
+card = ModelCard.load("ann/tiny")
+for block in card.text.split("```python\\n")[1:]:
+    exec(block.split("```")[0])
+print(json.dumps([card.data.datasets, len(recommender.recommend(history, k=10))]))
+"""
+
+
+def test_the_code_of_a_pushed_card_runs_and_its_dataset_has_a_name(hub, client, experiment):
+    root = experiment.parent
+    code, out = client(TRAIN, experiment, "--output", root / "run")
+    assert code == 0, out
+    assert client(FINISHED, root) == [["ann/data"], 10]
+    files = hub.repositories["models", "ann/tiny"].files
+    entries = yaml.safe_load(files[".eval_results/test.yaml"])
+    results = json.loads((root / "run" / "results.json").read_text())
+    by_metric = {entry["dataset"]["task_id"]: entry["value"] for entry in entries}
+    assert by_metric["ndcg@10"] == round(results["test"]["metrics"]["ndcg@10"], 6)
+    assert {entry["dataset"]["id"] for entry in entries} == {"ann/data"}

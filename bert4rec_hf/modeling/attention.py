@@ -1,11 +1,12 @@
 """Attention within packed histories: every item sees the items of its own history, and no padding.
 
-Three ways, one result. On CUDA `varlen_attn` takes the packed row as it is. On CPU, histories of
-equal length that lie side by side are one call of the fused kernel; the collator sorts them so.
+Three ways, one result. On CUDA `varlen_attn` takes the packed row as it is. On CPU, neighbouring
+histories of nearly equal length are one call of the fused kernel; the collator sorts them so.
 Where neither can be used (attention dropout; on CUDA also float32, older devices and prefixes), the
 histories are laid out in padded rows for attention alone.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,10 @@ _NAMESPACE = __name__.replace(".", "_").replace("-", "_")
 
 _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+BUCKET = 16
+"""Histories whose lengths are the same in multiples of this are attended to together."""
 
 
 class Packing(NamedTuple):
@@ -174,37 +179,77 @@ def _attend_padded(  # noqa: PLR0913 - what every attention takes
     return padded.transpose(1, 2)[packing.histories, packing.places.long()]
 
 
-def _runs(cu_seq_lens: Tensor) -> list[tuple[int, int, int]]:
-    """First item, one past the last, and length of each run of neighbours of equal length."""
-    ends = cu_seq_lens.tolist()
-    runs: list[tuple[int, int, int]] = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
-        length = end - start
-        if runs and runs[-1][2] == length:
-            runs[-1] = (runs[-1][0], end, length)
-        elif length:
-            runs.append((start, end, length))
-    return runs
+class _Bucket(NamedTuple):
+    """Neighbouring histories of nearly equal length, which are attended to in one call."""
+
+    tokens: Tensor
+    """(histories, length) place of each token in the packed row; that of another where is_token is
+    False."""
+
+    is_token: Tensor
+    """(histories, length) False after the end of the shorter histories."""
+
+    mask: Tensor | None
+    """(histories, 1, length, length) added to the products; None where all see all."""
+
+    def read(self, packed: Tensor) -> Tensor:
+        """(histories, heads, length, …) rows of the bucket."""
+        return packed[self.tokens].transpose(1, 2)
+
+    def write(self, packed: Tensor, rows: Tensor) -> None:
+        """Put rows of the bucket back where they belong."""
+        packed[self.tokens[self.is_token]] = rows.transpose(1, 2)[self.is_token]
 
 
-def _rows(packed: Tensor, run: tuple[int, int, int]) -> Tensor:
-    """(histories, heads, length, …) view of a run of histories of equal length."""
-    start, end, length = run
-    return packed[start:end].unflatten(0, (-1, length)).transpose(1, 2)
-
-
-def _mask(
+def _make_buckets(
+    cu_seq_lens: Tensor,
     prefix_ids: Tensor | None,
     is_query: Tensor | None,
-    run: tuple[int, int, int],
     dtype: torch.dtype,
-) -> Tensor | None:
-    """(histories, 1, length, length) added to the products; None where all see all."""
-    start, end, length = run
-    if prefix_ids is None or not (prefix_ids[start:end].any() or is_query[start:end].any()):
-        return None
-    seen = sees(*(each[start:end].view(-1, 1, length) for each in (prefix_ids, is_query)))
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+    is_causal: bool,
+) -> list[_Bucket]:
+    """Group the histories of a packed row, once for all layers and both directions."""
+    prefixes = (None, None)
+    if prefix_ids is not None:
+        prefixes = (prefix_ids.long().numpy().tobytes(), is_query.numpy().tobytes())
+    return _remember_buckets(cu_seq_lens.long().numpy().tobytes(), *prefixes, dtype, is_causal)
+
+
+@lru_cache(maxsize=2)
+def _remember_buckets(
+    cu_seq_lens: bytes,
+    prefix_ids: bytes | None,
+    is_query: bytes | None,
+    dtype: torch.dtype,
+    is_causal: bool,
+) -> list[_Bucket]:
+    ends = torch.frombuffer(bytearray(cu_seq_lens), dtype=torch.int64)
+    starts, lengths = ends[:-1], ends.diff()
+    if prefix_ids is not None:
+        numbers = torch.frombuffer(bytearray(prefix_ids), dtype=torch.int64)
+        queries = torch.frombuffer(bytearray(is_query), dtype=torch.bool)
+    _, counts = (-(-lengths // BUCKET)).unique_consecutive(return_counts=True)
+    sizes, buckets = counts.tolist(), []
+    for first, own in zip(starts.split(sizes), lengths.split(sizes), strict=True):
+        length = int(own.max())
+        if not length:
+            continue
+        columns = torch.arange(length)
+        is_token = columns < own.unsqueeze(1)
+        tokens = (first.unsqueeze(1) + columns).clamp(max=int(ends[-1]) - 1)
+        seen = None
+        if prefix_ids is not None:
+            seen = sees(numbers[tokens], queries[tokens])
+        # Causal tokens see nothing after themselves, so not the end of a shorter history either.
+        if not is_causal and not is_token.all():
+            of_history = is_token.unsqueeze(1) | torch.eye(length, dtype=torch.bool)
+            seen = of_history if seen is None else seen & of_history
+        mask = None
+        if seen is not None and not seen.all():
+            mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            mask = mask.unsqueeze(1)
+        buckets.append(_Bucket(tokens, is_token, mask))
+    return buckets
 
 
 @library.custom_op(f"{_NAMESPACE}::attend_by_length", mutates_args=())
@@ -221,16 +266,13 @@ def _attend_by_length(  # noqa: PLR0913 - operators take no tuples
     """Output (tokens, heads, head_dim) and log-sum-exp (tokens, heads); opaque to the compiler."""
     output = torch.empty(query.shape, dtype=query.dtype)
     sums = torch.empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
-    for run in _runs(cu_seq_lens):
-        attended, run_sums = _flash_forward(
-            *(_rows(each, run) for each in (query, key, value)),
-            0.0,
-            is_causal,
-            attn_mask=_mask(prefix_ids, is_query, run, query.dtype),
-            scale=scaling,
+    for bucket in _make_buckets(cu_seq_lens, prefix_ids, is_query, query.dtype, is_causal):
+        inputs = (bucket.read(each) for each in (query, key, value))
+        attended, own_sums = _flash_forward(
+            *inputs, 0.0, is_causal, attn_mask=bucket.mask, scale=scaling
         )
-        _rows(output, run).copy_(attended)
-        _rows(sums, run).copy_(run_sums)
+        bucket.write(output, attended)
+        bucket.write(sums, own_sums)
     return output, sums
 
 
@@ -265,12 +307,15 @@ def _attend_by_length_backward(  # noqa: PLR0913 - what the forward had and made
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each (tokens, heads, head_dim)."""
     grads = tuple(torch.empty(each.shape, dtype=each.dtype) for each in (query, key, value))
-    for run in _runs(cu_seq_lens):
-        inputs = (_rows(each, run) for each in (grad, query, key, value, output, sums))
-        mask = _mask(prefix_ids, is_query, run, query.dtype)
-        parts = _flash_backward(*inputs, 0.0, is_causal, attn_mask=mask, scale=scaling)
+    for bucket in _make_buckets(cu_seq_lens, prefix_ids, is_query, query.dtype, is_causal):
+        own_grad, *inputs = (bucket.read(each) for each in (grad, query, key, value, output, sums))
+        if not bucket.is_token.all():
+            own_grad = own_grad * bucket.is_token[:, None, :, None]
+        parts = _flash_backward(
+            own_grad, *inputs, 0.0, is_causal, attn_mask=bucket.mask, scale=scaling
+        )
         for whole, part in zip(grads, parts, strict=True):
-            _rows(whole, run).copy_(part)
+            bucket.write(whole, part)
     return grads
 
 

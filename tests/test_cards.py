@@ -151,7 +151,7 @@ def test_a_study_of_scale_is_drawn(path):
 def test_every_kind_of_results_is_known():
     folders = {path.name for path in (ROOT / "model_cards" / "results").iterdir() if path.is_dir()}
     assert "scaling" in folders
-    assert folders <= set(KINDS)
+    assert folders <= {*KINDS, "serving"}  # what servers cost stands in no report
 
 
 def test_every_committed_card_has_its_results():

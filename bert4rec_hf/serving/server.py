@@ -10,13 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from fastapi import FastAPI, HTTPException, Request, Response
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from torch.nn import functional as F
 
-from bert4rec_hf.modeling import NUM_SPECIAL_IDS
 from bert4rec_hf.serving.batching import Batcher, TooManyRequestsError
 from bert4rec_hf.serving.batching import Request as Question
 from bert4rec_hf.serving.recommender import (
@@ -148,7 +145,7 @@ def build_app(recommenders: Mapping[str, Recommender], limits: Limits | None = N
 
     @app.post("/similar")
     async def similar(body: similar_body) -> dict[str, Any]:
-        return await answer(batcher.compute(find_similar, recommenders[BASE], body.item, body.k))
+        return await answer(batcher.compute(recommenders[BASE].similar_items, body.item, body.k))
 
     return app
 
@@ -167,25 +164,6 @@ async def refuse_large(
             413,
         )
     return await call_next(request)
-
-
-@torch.inference_mode()
-def find_similar(recommender: Recommender, item: str, k: int) -> list[Recommendation]:
-    """Find the items whose vectors have the largest cosine with that of an item.
-
-    Raises:
-        KeyError: The item is not in the catalog.
-    """
-    (number,) = recommender.vocabulary.encode([item])
-    table = recommender.scorer.weight
-    cosines = F.cosine_similarity(table, table[int(number)], dim=1)
-    cosines[:NUM_SPECIAL_IDS] = cosines[int(number)] = -torch.inf
-    values, ids = cosines.topk(min(k, len(table) - NUM_SPECIAL_IDS - 1))
-    names = [recommender.vocabulary.names[each] for each in ids.tolist()]
-    return [
-        Recommendation(name, value, recommender.titles.get(name))
-        for name, value in zip(names, values.tolist(), strict=True)
-    ]
 
 
 async def answer(asked: Awaitable[Sequence[Recommendation]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.hub.push import push
 from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 from bert4rec_hf.modeling.publishing import complete_folder, set_tokenizer_class
+from bert4rec_hf.serving.ann import ItemIndex
 from bert4rec_hf.serving.candidates import CandidateScorer
 from bert4rec_hf.serving.catalog import Catalog
 from bert4rec_hf.serving.histories import HistoryBatch, answer, answer_vectors, read_histories
@@ -50,7 +51,7 @@ class Options(NamedTuple):
     """What a request asks for besides its histories."""
 
     k: int
-    candidates: CandidateScorer
+    candidates: CandidateScorer | ItemIndex
     exclude: Mapping[Any, Iterable[str]]
     exclude_seen: bool
     cold: str
@@ -87,6 +88,7 @@ class Recommender:
             )
         self.scorer = ModelScorer(model.eval())
         self.vectors = Vectors(self.scorer)
+        self.index: ItemIndex | None = None
         self.titles = titles or {}
         self.popularity = popularity
 
@@ -205,6 +207,7 @@ class Recommender:
         exclude_seen: bool = True,
         cold: str = "error",
         unknown: str = "error",
+        approximate: bool = False,
     ) -> Any:
         """Recommend the next item of one history, or of each of several.
 
@@ -227,6 +230,8 @@ class Recommender:
                 score; or nothing, `empty`.
             unknown: `error` refuses a history with an item that is not in the catalog, `skip`
                 reads it without that item.
+            approximate: Search the index of `build_index`; not together with candidates, nor with
+                items excluded for all.
 
         Returns:
             Recommendations for one history; a list of them for several; a dict of them by user for
@@ -246,6 +251,7 @@ class Recommender:
             exclude_seen=exclude_seen,
             cold=cold,
             unknown=unknown,
+            approximate=approximate,
         )
         batch = read_histories(histories)
         encoded, problems = self._read(batch, cold, unknown)
@@ -258,6 +264,25 @@ class Recommender:
             rows[row] = Recommendations()
             rows[row].problem = problem
         return answer(batch, rows)
+
+    def build_index(self, histories: Any = None, **options: Any) -> float | None:
+        """Prepare approximate search among very many items, for `recommend(…, approximate=True)`.
+
+        Args:
+            histories: Typical ones, for which the index is tuned; untuned when None.
+            options: Of ItemIndex.
+
+        Returns:
+            The share of the 10 best items that a search finds, for these histories.
+
+        Raises:
+            ImportError: faiss is not installed.
+        """
+        self.index = ItemIndex(self.vectors, **options)
+        if histories is None:
+            return None
+        vectors = self.encode(read_histories(histories).histories, cold="mask", unknown="skip")
+        return self.index.tune(vectors)
 
     @property
     def item_vectors(self) -> np.ndarray:
@@ -328,6 +353,7 @@ class Recommender:
         exclude_seen: bool = True,
         cold: str = "error",
         unknown: str = "error",
+        approximate: bool = False,
     ) -> Options:
         """Check the options of a request; they are told by `recommend`."""
         _check_choice("unknown", unknown, UNKNOWN_ITEMS)
@@ -349,8 +375,23 @@ class Recommender:
             raise ValueError(
                 "none of the candidates is in the catalog; were they named as in its dataset?"
             )
-        scorer = CandidateScorer(self.scorer.weight, self.scorer.bias, allowed, for_all)
+        scorer = self._choose_scorer(allowed, for_all, approximate=approximate)
         return Options(k, scorer, by_user, exclude_seen, cold, unknown)
+
+    def _choose_scorer(
+        self, allowed: np.ndarray | None, for_all: np.ndarray | None, *, approximate: bool
+    ) -> CandidateScorer | ItemIndex:
+        """What finds the best items: a product with all candidates, or the index."""
+        if not approximate:
+            return CandidateScorer(self.scorer.weight, self.scorer.bias, allowed, for_all)
+        if self.index is None:
+            raise ValueError("approximate is true, and there is no index; call build_index first")
+        if allowed is not None or for_all is not None:
+            raise ValueError(
+                "approximate search knows neither candidates nor items excluded for all; leave "
+                "approximate out"
+            )
+        return self.index
 
     def read_items(self, option: str, items: Iterable[str]) -> np.ndarray:
         """(known,) ids of those raw items that are in the catalog.

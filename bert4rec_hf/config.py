@@ -122,6 +122,10 @@ class TrainingConfig:
     metric: str = "ndcg@10"
     """The validation metric that chooses the best model; higher is better."""
 
+    validation_histories: int = 50_000
+    """How many histories of the validation split training validates on, drawn once by the seed; all
+    where there are no more. What the card reports is measured on all."""
+
     patience: int = 10
     """Validations without a better metric after which training stops."""
 
@@ -139,6 +143,7 @@ class TrainingConfig:
             "max_steps",
             "logging_steps",
             "evaluation_steps",
+            "validation_histories",
             "patience",
             "checkpoint_steps",
             "keep_checkpoints",

@@ -37,14 +37,88 @@ def test_the_sizes_are_those_of_the_datasets_that_were_measured(path):
     assert SIZES.get(path.stem.removesuffix("-bert4rec"), sizes) == sizes
 
 
-def test_what_hangs_on_the_dataset_is_what_the_readme_says():
-    short, long = choose_settings(1_000, 49_999, 500), choose_settings(1_000, 50_000, 500)
-    assert short["model"]["max_history_length"] == 50
-    assert long["model"]["max_history_length"] == 200
-    assert short["training"]["max_steps"] == 2_500
-    many = choose_settings(1_000_000, 9_000_000, 100_001)
-    assert many["training"]["max_steps"] == 109_300  # seven times a million by 64, in hundreds
-    assert many["model"]["objective"] == "sampled_softmax"
+COUNTS = (3, 100, 671, 943, 6_040, 22_363, 50_000, 138_493, 10**6, 5 * 10**6, 10**7, 10**8)
+LENGTHS = (3, 7, 20, 48, 50, 104, 160, 800)
+TABLE = {
+    (histories, length): choose_settings(histories, histories * length, 20_000)
+    for histories in COUNTS
+    for length in LENGTHS
+}
+
+
+def describe(histories, length):
+    """What follows from the settings of so many histories of such a mean length."""
+    settings = TABLE[histories, length]
+    training = settings["training"]
+    batch_size = min(training["batch_size"], histories)
+    items = batch_size * min(length, settings["model"]["max_history_length"])
+    return {
+        "histories": histories,
+        "mean length": length,
+        "width": settings["model"]["hidden_size"],
+        "reads": settings["model"]["max_history_length"],
+        "batch": training["batch_size"],
+        "rate": training["learning_rate"],
+        "steps": training["max_steps"],
+        "epochs": round(training["max_steps"] * batch_size / histories, 2),
+        "validations": training["max_steps"] // training["evaluation_steps"],
+        "items a step": items,
+    }
+
+
+def test_at_every_size_epochs_steps_and_batches_stay_within_bounds():
+    """From 3 users to 100 million; `pytest -s` prints the table."""
+    rows = [describe(*size) for size in TABLE]
+    lines = [rows[0], *(row.values() for row in rows)]
+    print("", *(" ".join(f"{cell:>12}" for cell in line) for line in lines), sep="\n")  # noqa: T201
+    for row in rows:
+        assert 1.9 <= row["epochs"] <= 50
+        assert row["steps"] <= 140_000
+        assert row["steps"] >= 2_500 or row["epochs"] > 48
+        assert 4 <= row["validations"] <= 70
+        assert 64 <= row["width"] <= 128
+        # Packed prefix views have up to twice as many tokens.
+        assert row["items a step"] <= 600_000
+        assert row["rate"] <= 0.004
+    assert len(rows) == 12 * 8
+
+
+def test_large_datasets_are_read_in_large_batches():
+    million, hundred = (describe(n, 7) for n in (10**6, 10**8))
+    assert million["batch"] >= 256
+    assert hundred["batch"] > 4 * million["batch"]
+    assert describe(5 * 10**6, 160)["epochs"] >= 2
+    assert describe(138_493, 160)["epochs"] > 4  # as many users as MovieLens-20M has
+
+
+@pytest.mark.parametrize("histories", COUNTS)
+def test_no_mean_length_is_an_edge(histories):
+    """A hundredth more of it changes no setting by more than rounding does."""
+    for mean_length in (19.99, 20.0, 49.99, 50.0, 100.0, 159.99, 160.0):
+        sides = [
+            choose_settings(histories, int(1_000 * length * histories) // 1_000, 20_000)
+            for length in (mean_length, 1.01 * mean_length)
+        ]
+        for section in ("data", "model", "training"):
+            for name, value in sides[0][section].items():
+                other = sides[1][section][name]
+                if isinstance(value, float | int):
+                    tolerance = {"hidden_size": 16, "intermediate_size": 64}.get(name, 10)
+                    near = pytest.approx(value, rel=0.05, abs=tolerance if value >= 10 else 0.02)
+                    assert other == near, (name, value, other)
+                else:
+                    assert other == value
+
+
+def test_more_histories_are_not_read_in_fewer_steps():
+    for mean_length in LENGTHS:
+        steps = [TABLE[n, mean_length]["training"]["max_steps"] for n in COUNTS]
+        assert steps == sorted(steps)
+
+
+def test_a_large_catalog_is_learned_with_negatives():
+    for num_items, objective in ((100_000, "full_softmax"), (100_001, "sampled_softmax")):
+        assert choose_settings(1_000, 9_000, num_items)["model"]["objective"] == objective
 
 
 def write_recipe(*arguments):

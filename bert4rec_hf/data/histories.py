@@ -30,6 +30,23 @@ class Histories:
         """(histories,) items per history."""
         return np.diff(self.offsets)
 
+    def draw(self, count: int, seed: int) -> "Histories":
+        """So many of them, drawn without replacement and in their order; all if there are no more.
+
+        >>> whole = Histories(np.arange(6), np.array([0, 1, 3, 6]), np.array([7, 8, 9]))
+        >>> some = whole.draw(2, seed=0)
+        >>> len(some), whole.draw(3, seed=0) is whole
+        (2, True)
+        """
+        if count >= len(self):
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        places = np.arange(ends[-1]) + np.repeat(self.offsets[rows] - (ends - lengths), lengths)
+        targets = None if self.targets is None else self.targets[rows]
+        return Histories(self.values[places], np.append(0, ends), targets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from bert4rec_hf.config import TrainingConfig
+from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
@@ -196,7 +197,7 @@ def _train(
     if checkpoint := newest_checkpoint(output / "checkpoints", accelerator):
         run.resume(checkpoint)
         check_length(run.state, experiment.training)
-    split = dataset.validation
+    split = draw_validation(dataset, experiment.training)
     popularity = dataset.popularity
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -226,6 +227,11 @@ def _train(
         },
         **origin,
     }
+
+
+def draw_validation(dataset: PreparedDataset, config: TrainingConfig) -> Histories:
+    """The histories that training validates on."""
+    return dataset.validation.draw(config.validation_histories, config.seed)
 
 
 def check_length(state: TrainingState, config: TrainingConfig) -> None:

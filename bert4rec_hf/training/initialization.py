@@ -17,6 +17,10 @@ POWER_ITERATIONS = 4
 OVERSAMPLING = 16
 """Of the randomized factorization: how near it comes to the exact one."""
 
+MAX_COUNTED_ITEMS = 5_000_000
+"""Interactions whose neighbors are counted, those of drawn histories where there are more: each
+has up to ten neighbors, and a sparse matrix of all pairs would take hundreds of bytes for each."""
+
 CORRECTION = 0.1
 """What is left at the beginning of everything that is not the mean of the history."""
 
@@ -36,16 +40,17 @@ def co_occurrence_vectors(
     factorization; Levy and Goldberg, 2014, for the idea that trained embeddings do the same).
 
     Args:
-        histories: Ids, oldest first.
+        histories: Ids, oldest first; of more than MAX_COUNTED_ITEMS only as many are counted.
         vocab_size: Number of ids.
         size: Coordinates of a vector.
         max_distance: Places that two items may stand apart.
-        seed: Of the random turn, and of the factorization.
+        seed: Of the random turn, of the factorization, and of the histories that are counted.
 
     Returns:
         (vocab, size) float32; zeros for items that stand close to no other.
     """
-    similarity = similarity_by_co_occurrence(histories, vocab_size, max_distance).tocoo()
+    counted = draw_histories(histories, MAX_COUNTED_ITEMS, seed)
+    similarity = similarity_by_co_occurrence(counted, vocab_size, max_distance).tocoo()
     table = torch.sparse_coo_tensor(
         np.stack(similarity.coords).astype(np.int64),
         similarity.data.astype(np.float32),
@@ -59,6 +64,25 @@ def co_occurrence_vectors(
         turn = torch.linalg.qr(torch.randn(size, size))[0]
     vectors = (left * values.sqrt())[:, :size] @ turn[:tried]
     return torch.where(torch.from_numpy(similarity.sum(axis=1) > 0).unsqueeze(1), vectors, 0)
+
+
+def draw_histories(
+    histories: Sequence[np.ndarray], max_items: int, seed: int
+) -> Sequence[np.ndarray]:
+    """Histories with so many items together at most, drawn at random; all if they have no more.
+
+    >>> histories = [np.array([2, 3, 4]), np.array([5, 6]), np.array([7])]
+    >>> draw_histories(histories, 6, seed=0) is histories
+    True
+    >>> sum(map(len, draw_histories(histories, 5, seed=0))) <= 5
+    True
+    """
+    lengths = np.fromiter(map(len, histories), dtype=np.int64, count=len(histories))
+    if lengths.sum() <= max_items:
+        return histories
+    rows = np.random.default_rng(seed).permutation(len(lengths))
+    num_drawn = np.searchsorted(np.cumsum(lengths[rows]), max_items, side="right")
+    return [histories[row] for row in np.sort(rows[: max(num_drawn, 1)])]
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.experiment import run as run_module
 from bert4rec_hf.experiment.build import build_accelerator, build_model, initialize
 from bert4rec_hf.experiment.load import load_experiment
@@ -389,6 +390,22 @@ def test_a_wrong_setting_is_named_before_anything_is_done(config, arguments, mes
 def test_prefix_views_are_refused_only_where_positions_count_from_the_newest(config, other):
     prefixes = ["--data.prefix_view_ratio", "0.5", "--model.position_origin", "newest"]
     assert load_experiment(config, [*prefixes, *other]).data.prefix_view_ratio == 0.5
+
+
+def test_training_validates_on_a_sample_and_the_results_are_of_all(config, tmp_path, monkeypatch):
+    sizes = []
+
+    def count(scorer, split, targets, *rest):
+        sizes.append((len(split), len(targets)))
+        return evaluate(scorer, split, targets, *rest)
+
+    monkeypatch.setattr(run_module, "evaluate", count)
+    experiment = load_experiment(config, ["--training.validation_histories", "7"])
+    accelerator = build_accelerator(experiment, tmp_path / "run")
+    results = run_experiment(experiment, tmp_path / "run", accelerator)
+    assert sizes == [(7, 7)] * len(results["training"]["validations"])
+    assert sizes
+    assert results["validation"]["protocol"]["num_histories"] > 7
 
 
 def test_a_step_that_does_not_fit_is_refused_unless_the_estimate_is_to_be_ignored(

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
+from bert4rec_hf.training import initialization
 from bert4rec_hf.training.initialization import (
     begin_with_average,
     co_occurrence_vectors,
@@ -39,6 +41,26 @@ def test_products_of_vectors_are_the_nearest_there_are_to_the_similarity(size, m
     kept = np.argsort(-abs(values))[:size]
     expected = directions[:, kept] * abs(values[kept]) @ directions[:, kept].T
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=2e-3)
+
+
+def test_of_many_interactions_those_of_some_whole_histories_are_counted(monkeypatch):
+    histories = make_histories()
+    counted = []
+
+    def count(some, *rest):
+        counted.append([each.tolist() for each in some])
+        return similarity_by_co_occurrence(some, *rest)
+
+    monkeypatch.setattr(initialization, "similarity_by_co_occurrence", count)
+    everything = co_occurrence_vectors(histories, VOCAB_SIZE, 4)
+    monkeypatch.setattr(initialization, "MAX_COUNTED_ITEMS", 20)
+    some = co_occurrence_vectors(histories, VOCAB_SIZE, 4)
+    whole = [each.tolist() for each in histories]
+    assert counted[0] == whole
+    assert all(each in whole for each in counted[1])
+    assert 20 - max(map(len, whole)) < sum(map(len, counted[1])) <= 20
+    assert not torch.equal(some, everything)
+    assert torch.equal(some, co_occurrence_vectors(histories, VOCAB_SIZE, 4))
 
 
 def test_coordinates_vary_alike():

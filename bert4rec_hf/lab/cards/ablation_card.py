@@ -24,7 +24,7 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'} each; on validation, full ranking, the "
         f"best validation of each training. {describe_fixed(results['fixed'])}".rstrip(),
         "",
-        *describe_age(config["experiment"], results.get("changes", {})),
+        *describe_age(config["experiment"], results.get("changed_since", {})),
         render_changes(results),
         "",
         describe_origin(results["points"]),

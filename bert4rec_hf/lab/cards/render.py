@@ -74,7 +74,7 @@ def read_all() -> dict[str, Results]:
             dataset, _, stem = name.partition("-")
             with chdir(ROOT):  # as configs name one another from there
                 now = load(Path("configs") / dataset / f"{stem}.yaml")
-                study["changes"] = find_study_changes(now, study["points"])
+                study["changed_since"] = find_study_changes(now, study["points"])
     return results
 
 

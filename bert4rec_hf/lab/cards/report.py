@@ -102,7 +102,7 @@ def render_accuracy(runs: Results, scaling: Results) -> Iterator[str]:
     yield "\n".join([*table_head(head), *rows])
     for name, study in scaling.items():
         yield f"[{name}]({name}.md), mean ± standard deviation over seeds:"
-        yield from describe_age(study["study"]["experiment"], study.get("changes", {}))[:1]
+        yield from describe_age(study["study"]["experiment"], study.get("changed_since", {}))[:1]
         yield render_sizes(study["points"])
 
 
@@ -173,7 +173,7 @@ def render_scaling(scaling: Results) -> Iterator[str]:
     """The laws, and what either kind of parameters does."""
     for name, study in scaling.items():
         yield f"## Laws of {name}"
-        yield from describe_age(study["study"]["experiment"], study.get("changes", {}))[:1]
+        yield from describe_age(study["study"]["experiment"], study.get("changed_since", {}))[:1]
         yield f"![{name}]({name}.png)"
         yield "\n".join(render_laws(study["laws"]))
         yield "\n".join(render_parts(study["by_doubling"], level=3)).strip()

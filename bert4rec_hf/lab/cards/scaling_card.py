@@ -24,8 +24,8 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
 
     Args:
         name: Of the results file, without its ending, and of the plot.
-        results: As `run_scaling` returns them; and under `changes` what the experiment has changed
-            since.
+        results: As `run_scaling` returns them; and under `changed_since` what has changed in its
+            experiment since.
     """
     points = results["points"]
     config = results["study"]
@@ -38,7 +38,7 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         "on validation; mean ± standard deviation over seeds. Cross-entropy is that of the "
         "next item against the whole catalog.",
         "",
-        *describe_age(config["experiment"], results.get("changes", {})),
+        *describe_age(config["experiment"], results.get("changed_since", {})),
         render_sizes(points),
         "",
         f"![loss and NDCG@10 by parameters and training operations]({name}.png)",

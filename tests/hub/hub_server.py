@@ -88,6 +88,9 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     """Method and path of every request."""
 
+    xet_folder: Path | None = None
+    """Where the client of Xet keeps large files; what it commits is looked up in `stored`."""
+
     broken_uploads: int = 0
     """So many uploads of large files break off in the middle."""
 
@@ -297,6 +300,11 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{name}/commit/{commit.oid}"
         self.reply({"success": True, "commitOid": commit.oid, "commitUrl": url})
 
+    def xet_token(self, kind: str, name: str, revision: str) -> None:
+        self.writable(kind, name)
+        store = f"local://{self.hub.xet_folder}"
+        self.reply({"casUrl": store, "accessToken": "any", "exp": 2**31})
+
     def branch(self, kind: str, name: str, branch: str) -> None:
         repository = self.writable(kind, name)
         if branch in repository.branches:
@@ -392,6 +400,7 @@ ROUTES = (
     ("POST", r"/api/validate-yaml", Handler.check_card),
     ("POST", rf"{API}/preupload/(?P<revision>.+)", Handler.preupload),
     ("POST", rf"{API}/commit/(?P<revision>.+)", Handler.commit),
+    ("GET", rf"{API}/xet-write-token/(?P<revision>.+)", Handler.xet_token),
     ("POST", rf"{API}/branch/(?P<branch>.+)", Handler.branch),
     ("POST", rf"{API}/paths-info/(?P<revision>.+)", Handler.paths_info),
     ("GET", rf"{API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", Handler.tree),

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results |= provenance(Accelerator())
     for ending, row in results["summary"].items():
         print(
-            f"{ending:<10}{row['prepare_seconds']:>8.1f} s, {row['time_ratio']:.2f} of the floor; "
+            f"{ending:<10}{row['prepare_seconds']:>8.1f} s, {row['time_ratio']:.2f} of the floor, "
+            f"{row['cpu_ratio']:.2f} in processor time; "
             f"{row['prepare_peak_bytes'] / 1e9:.2f} GB, {row['memory_ratio']:.2f} of the floor"
         )
     if options.output:

@@ -32,6 +32,8 @@ def drop_duplicates(interactions: pl.DataFrame, duplicates: str) -> pl.DataFrame
 
 def filter_k_core(interactions: pl.DataFrame, min_interactions: int) -> pl.DataFrame:
     """Drop users and items with fewer interactions, until none is left that has fewer."""
+    if min_interactions <= 1:
+        return interactions
     users, items = codes(interactions["user"]), codes(interactions["item"])
     rows = np.arange(interactions.height)
     while True:

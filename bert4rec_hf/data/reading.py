@@ -154,17 +154,24 @@ class BlockReader:
 
     def read(self, block: pl.DataFrame) -> pl.DataFrame:
         """Read a block: `fault` is 0, or 1 + a place in INCOMPLETE, or one after them."""
-        columns = {"line": block["line"], "user": block["user"], "item": block["item"]}
-        for column, dictionary in self.dictionaries.items():
-            columns[column] = as_text(columns[column], column).fill_null("").cast(dictionary)
+        texts = {c: as_text(block[c], c) for c in NAMED}
+        # In one step, so that polars does both columns at once.
+        names = pl.DataFrame(texts).select(
+            pl.col(c).fill_null("").cast(dictionary) for c, dictionary in self.dictionaries.items()
+        )
+        columns = {"line": block["line"], "user": names["user"], "item": names["item"]}
         fault = pl.Series([0], dtype=pl.UInt8).new_from_index(0, block.height)
         if "timestamp" in block.columns:
-            texts = self._drop_missing(block["timestamp"])
+            texts = block["timestamp"]
+            if texts.dtype == pl.String:
+                texts = self._drop_missing(texts, are_numbers=not self.times.reads_dates)
             columns["timestamp"] = self.times.read(texts)
             fault = _mark(fault, columns["timestamp"], texts, 3)
         if "rating" in block.columns:
-            texts = self._drop_missing(block["rating"])
-            ratings = texts.cast(pl.Float64, strict=False)
+            texts = block["rating"]
+            if texts.dtype == pl.String:
+                texts = self._drop_missing(texts, are_numbers=True)
+            ratings = texts.cast(pl.Float64, strict=False).fill_nan(None)
             columns["rating"] = ratings.set(ratings.is_finite().not_(), None)
             fault = _mark(fault, columns["rating"], texts, 4)
         if "split" in block.columns:
@@ -183,12 +190,12 @@ class BlockReader:
         titles = titles.with_columns(item=names, title=titles["title"].cast(pl.String))
         return titles.drop_nulls().unique("item", keep="first", maintain_order=True)
 
-    def _drop_missing(self, column: pl.Series) -> pl.Series:
-        """Make null what says that there is nothing."""
-        if column.dtype != pl.String:
-            return column.fill_nan(None) if column.dtype.is_float() else column
-        if not column.cast(pl.Float64, strict=False).is_finite().not_().fill_null(True).any():
-            return column
+    def _drop_missing(self, column: pl.Series, *, are_numbers: bool) -> pl.Series:
+        """Make null what says that there is nothing; where all are numbers, they are read."""
+        if are_numbers:
+            numbers = column.cast(pl.Float64, strict=False)
+            if numbers.is_finite().all(ignore_nulls=False):
+                return numbers
         column = column.str.strip_chars()
         return column.set(column.str.to_lowercase().is_in(self.missing), None)
 

@@ -116,6 +116,8 @@ def recognize_unit(times: np.ndarray, declared: str) -> tuple[str, int | None]:
 
 def are_calendar_days(times: np.ndarray) -> bool:
     """Tell whether all times are numbers like 20150301."""
+    if times.min() < 19_000_101 or times.max() > 21_001_231:
+        return False
     year, day = np.divmod(times, 10_000)
     month, day = np.divmod(day, 100)
     limits = ((year, 1900, 2100), (month, 1, 12), (day, 1, 31))

@@ -21,12 +21,13 @@ def test_both_read_the_same_files(tmp_path):
 def test_the_summary_compares_medians():
     turns = [("floor", 2.0, 100), ("floor", 4.0, 100), ("floor", 90.0, 100), ("prepare", 6.0, 130)]
     rows = [
-        {"format": ending, "contestant": name, "seconds": seconds, "peak_bytes": peak}
+        {"format": ending, "contestant": name, "seconds": seconds}
+        | {"cpu_seconds": seconds / 2, "peak_bytes": peak}
         for ending in FORMATS
         for name, seconds, peak in turns
     ]
     summary = summarize(rows)
-    assert summary["csv"]["time_ratio"] == 1.5
+    assert summary["csv"]["time_ratio"] == summary["jsonl.gz"]["cpu_ratio"] == 1.5
     assert summary["parquet"]["memory_ratio"] == 1.3
 
 

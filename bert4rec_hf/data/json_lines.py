@@ -9,8 +9,9 @@ import ast
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class JsonLines:
     explode: str = ""
     """A column of lists, each entry of which becomes a row; where entries are objects, their fields
     become columns."""
+
+    dropped: Counter = field(default_factory=Counter)
+    """Rows without an entry to explode, complete when all is read."""
 
     @property
     def columns(self) -> list[str]:
@@ -74,6 +78,7 @@ class JsonLines:
         A number is its text, and so is a list or an object.
         """
         schema = self._schema(list(columns.values()))
+        self.dropped.clear()
         first_line = 1
         for block in read_blocks(self.path, self.encoding):
             check_utf8(block, first_line, self.path)
@@ -82,7 +87,7 @@ class JsonLines:
                 table = self._parse_lines(block, schema, first_line)
             table = table.with_columns(line=number_lines(block, table.height, first_line))
             if self.explode:
-                table = explode_rows(table, self.explode)
+                table = explode_rows(table, self.explode, self.dropped)
             yield table.select("line", **columns)
             first_line += block.count(b"\n")
 
@@ -151,12 +156,14 @@ def number_lines(block: bytes, rows: int, first_line: int) -> pl.Series:
     return pl.Series(numbers, dtype=pl.Int64)
 
 
-def explode_rows(table: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Make each entry of a column of lists a row; rows without an entry have none.
+def explode_rows(table: pl.DataFrame, column: str, dropped: Counter) -> pl.DataFrame:
+    """Make each entry of a column of lists a row; rows without an entry are counted.
 
     Where the entries are objects, their fields become columns, in place of others of their names.
     """
-    table = table.filter(pl.col(column).list.len() > 0).explode(column)
+    whole = table.filter(pl.col(column).list.len() > 0)
+    dropped["empty lists"] += table.height - whole.height
+    table = whole.explode(column)
     dtype = table.schema[column]
     if not isinstance(dtype, pl.Struct):
         return table

@@ -1,7 +1,8 @@
 """Parquet files, in batches of rows."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +19,9 @@ class Parquet:
 
     path: Path
     explode: str = ""
-    """As of JsonLines."""
+    """As of JsonLines, as the next one."""
+
+    dropped: Counter = field(default_factory=Counter)
 
     @property
     def columns(self) -> list[str]:
@@ -41,6 +44,7 @@ class Parquet:
         schema = self._schema()
         # A field of exploded entries comes before a column of the same name.
         names = {name for name in columns.values() if name in schema} | {self.explode} - {""}
+        self.dropped.clear()
         row = 1
         with pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=sorted(names)):
@@ -49,7 +53,9 @@ class Parquet:
                 row += table.height
                 if self.explode:
                     entries = pl.List(schema[self.explode].inner)
-                    table = explode_rows(table.cast({self.explode: entries}), self.explode)
+                    table = explode_rows(
+                        table.cast({self.explode: entries}), self.explode, self.dropped
+                    )
                 yield table.select("line", **columns)
 
     def _schema(self) -> dict[str, pl.DataType]:

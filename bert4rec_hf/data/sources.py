@@ -287,7 +287,7 @@ def choose_columns(
     twice = [name for name in columns.values() if found.count(name) > 1]
     if twice:
         raise ValueError(f"{table.path.name} has several columns {twice[0]!r}; rename all but one")
-    dropped: Counter = Counter()
+    dropped = table.dropped if config.explode else Counter()
     read = select_rows(table, columns, config.where, dropped)
     return RawInteractions(read=read, titles=titles, files=[table.path.name], dropped=dropped)
 

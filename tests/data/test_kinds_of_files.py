@@ -345,6 +345,8 @@ def test_events_nested_in_sessions_become_rows(tmp_path, prepared, refused, sour
     dataset, out = prepared(source, path, *columns, *where)
     assert counts(dataset) == FIFTEEN
     assert dataset.statistics["dropped"]["where"] == 3
+    assert dataset.statistics["dropped"]["empty lists"] == 1
+    assert dataset.statistics["rows"] == 19
     assert "times: milliseconds, from 2015-05-30 15:33:20 to 2015-05-30 15:33:20 UTC" in out
     columns[3:] = ["events", "--timestamp-column", ""]
     assert re.search("lists? or objects?.*--explode", refused(source, path, *columns))

@@ -193,7 +193,9 @@ def initialize(model: nn.Module, dataset: PreparedDataset, config: TrainingConfi
         )
     neighbors = getattr(model, "neighbors", None)
     if neighbors is not None and not neighbors.similarities.any():  # a base model brings its own
-        count = model.config.num_neighbors
-        neighbors.set_table(*count_neighbors(dataset.train, dataset.vocab_size, count))
+        count, distance = model.config.num_neighbors, model.config.neighbor_distance
+        neighbors.set_table(
+            *count_neighbors(dataset.train, dataset.vocab_size, count, max_distance=distance)
+        )
     if config.attention_initialization == "average":
         begin_with_average(model.base_model.layers)

@@ -98,6 +98,9 @@ class BERT4RecConfig(PreTrainedConfig):
     """Items kept beside each item because they stood close to it in the training part, and mixed
     into the scores, see neighbors.py; 0 keeps none, and 50 are about as good as all."""
 
+    neighbor_distance: int = 5
+    """Places that two items of a history may stand apart and count as close."""
+
     num_recent_items: int = 10
     """Newest items of a history whose neighbors are mixed in."""
 
@@ -210,8 +213,9 @@ class BERT4RecConfig(PreTrainedConfig):
     def validate_neighbors(self) -> None:
         if self.num_neighbors < 0:
             raise ValueError(f"num_neighbors must be 0 or more, got {self.num_neighbors}")
-        if self.num_recent_items < 1:
-            raise ValueError(f"num_recent_items must be at least 1, got {self.num_recent_items}")
+        for name in ("neighbor_distance", "num_recent_items"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.neighbor_decay <= 1:
             raise ValueError(f"neighbor_decay must be in (0, 1], got {self.neighbor_decay}")
 

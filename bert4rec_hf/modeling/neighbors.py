@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from .configuration_bert4rec import BERT4RecConfig
 
-MAX_DISTANCE = 3
-"""Places that two items of a history may stand apart and count as close, each time 1 / places."""
-
 NO_EVIDENCE = 1e-3
 """Share of one meeting below which what is left of a similarity is rounding."""
 
@@ -156,7 +153,7 @@ class ItemNeighbors(nn.Module):
 
     def __init__(self, config: BERT4RecConfig):
         super().__init__()
-        self.num_recent_items, self.decay = config.num_recent_items, config.neighbor_decay
+        self.max_distance, self.decay = config.neighbor_distance, config.neighbor_decay
         shape = (config.vocab_size, config.num_neighbors)
         self.register_buffer("ids", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("similarities", torch.zeros(shape))
@@ -257,7 +254,7 @@ class ItemNeighbors(nn.Module):
             recent: (masked, recent) their ids.
             targets: (masked,) ids.
         """
-        near = recent[:, :MAX_DISTANCE]
+        near = recent[:, : self.max_distance]
         meetings = 1 / torch.arange(1, near.shape[1] + 1, device=recent.device)
         met = ((recent.unsqueeze(2) == near.unsqueeze(1)) * meetings).sum(dim=2)
         scale = self.scales[recent, 0] * self.scales[targets, 1].unsqueeze(1)

@@ -32,8 +32,8 @@ def count_neighbors(
     vocab_size: int,
     num_neighbors: int,
     *,
-    max_distance: int = 3,
-    exponent: float = 0.5,
+    max_distance: int = 5,
+    exponent: float = 0.7,
 ) -> NeighborTable:
     """Find the items that stand closest to each item.
 
@@ -42,7 +42,8 @@ def count_neighbors(
 
         c(i, j) / ((n(i) + 5) ** exponent * (n(j) + 5) ** (1 - exponent))
 
-    which is the similarity of the baseline item_knn where the exponent is 0.5.
+    which is that of the baseline item_knn where the exponent is 0.5. A larger one comes nearer to
+    the share of j in what stood close to i, and was better on four of five datasets.
 
     Args:
         histories: Ids, oldest first.

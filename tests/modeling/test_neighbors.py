@@ -35,6 +35,7 @@ def make_model(**settings):
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "num_neighbors": 4,
+        "neighbor_distance": 3,
         "num_recent_items": 3,
         "position_type": "rotary",
     }
@@ -45,7 +46,9 @@ def make_model(**settings):
 
 
 def fill(model, histories):
-    model.neighbors.set_table(*count_neighbors(histories, VOCAB_SIZE, model.config.num_neighbors))
+    options = {"max_distance": model.config.neighbor_distance, "exponent": 0.5}
+    table = count_neighbors(histories, VOCAB_SIZE, model.config.num_neighbors, **options)
+    model.neighbors.set_table(*table)
     torch.nn.init.normal_(model.neighbors.gate.weight)
 
 
@@ -307,6 +310,7 @@ def test_a_table_of_another_shape_is_refused():
     ("settings", "message"),
     [
         ({"num_neighbors": -1}, "num_neighbors must be 0 or more, got -1"),
+        ({"neighbor_distance": 0}, "neighbor_distance must be at least 1, got 0"),
         ({"num_recent_items": 0}, "num_recent_items must be at least 1, got 0"),
         ({"neighbor_decay": 1.5}, r"neighbor_decay must be in \(0, 1\], got 1.5"),
     ],

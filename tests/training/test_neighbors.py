@@ -42,7 +42,7 @@ def test_neighbors_are_counted_as_plain_loops_count_them(exponent, max_distance)
 
 
 def test_all_neighbors_score_as_the_baseline_does():
-    table = count_neighbors(HISTORIES, VOCAB_SIZE, 6)
+    table = count_neighbors(HISTORIES, VOCAB_SIZE, 6, max_distance=3, exponent=0.5)
     scorer = item_knn(HISTORIES, VOCAB_SIZE)
     np.testing.assert_allclose(dense(table), scorer.similarity.toarray(), rtol=1e-6)
 

@@ -104,6 +104,10 @@ class TrainingConfig:
     weight_decay: float | int = 0.01
     """For matrices and embeddings; never for norms and biases."""
 
+    added_neighbors: int = 0
+    """Neighbors of each item that are mixed into the model when it is trained, with the weight that
+    is best on validation; none are where that is 0. See the command `neighbors`."""
+
     row_sparse: bool = True
     """Under a sampled objective, step only the rows of the item table that have a gradient."""
 
@@ -155,7 +159,7 @@ class TrainingConfig:
         for name in ("learning_rate", "item_learning_rate_factor", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "seed", "added_neighbors"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 

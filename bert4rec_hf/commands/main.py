@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "turn raw interactions into a prepared dataset",
     "recipe": "write the experiment that the recipe has for a prepared dataset",
     "train": "train or fine-tune one experiment, and measure it",
+    "neighbors": "mix counted item neighbors into a trained model, if they help",
     "evaluate": "measure a folder beside the baselines, or compare several",
     "recommend": "recommend items for a history, or for all users of a shop",
     "embed": "write the vectors of users or items",

@@ -20,7 +20,7 @@ from bert4rec_hf.config import (
 from bert4rec_hf.evaluation.evaluator import EvaluationConfig
 
 from .build import SMALLEST_VOCABULARY, build_collator, build_model
-from .spec import Experiment, check_initialization, check_metric, check_trackers
+from .spec import Experiment, check_initialization, check_metric, check_neighbors, check_trackers
 
 
 def load_experiment(
@@ -70,6 +70,7 @@ def load_experiment(
         build_collator(experiment)
         check_metric(experiment)
         check_initialization(experiment)
+        check_neighbors(experiment)
         check_trackers(experiment)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

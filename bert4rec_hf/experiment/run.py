@@ -22,7 +22,7 @@ from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.card import write_card
 from bert4rec_hf.hub.dataset_repository import open_dataset
-from bert4rec_hf.hub.model_folder import save_model_folder
+from bert4rec_hf.hub.model_folder import load_weights, save_model_folder
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.agreement import failing_together
@@ -41,6 +41,7 @@ from bert4rec_hf.training.run_folder import flatten, open_output, write_whole
 
 from .build import build_loader, build_model, initialize
 from .measurement import check_vocabulary, count_parameters, measure
+from .neighbors import add_neighbors, repeat_choice
 from .refit import plan_refit
 from .spec import Experiment
 
@@ -104,6 +105,9 @@ def run_experiment(  # noqa: PLR0913 - the options of a run
         trained = _train(experiment, output, accelerator, options, held)
         accelerator.wait_for_everyone()
         learned = output / experiment.folder_name
+        if experiment.training.added_neighbors:
+            of_twin = None if measured is None else measured["neighbors"]
+            trained["neighbors"] = add_to_run(experiment, dataset, learned, accelerator, of_twin)
         base = experiment.base.model if experiment.base else None
         if measured is None:
             measured = measure(learned, dataset, experiment.evaluation, accelerator, base)
@@ -125,6 +129,37 @@ def _write_card(results: dict[str, Any], path: Path) -> None:
             "section of the experiment, and --resume writes the card without training again",
             *(path, type(error).__name__, error),
         )
+
+
+def add_to_run(
+    experiment: Experiment,
+    dataset: PreparedDataset,
+    folder: Path,
+    accelerator: Accelerator,
+    of_twin: dict[str, float] | None = None,
+) -> dict[str, float]:
+    """Mix neighbors into the model that a run has kept, if they help on validation.
+
+    Args:
+        experiment: Of the run.
+        dataset: It was trained on.
+        folder: Where the model lies, and will.
+        accelerator: Tells the processes apart.
+        of_twin: What came out for the twin of a refit, which has no validation of its own.
+
+    Returns:
+        The metric of the run by the weight of neighbors.
+    """
+    model, training = load_weights(folder).to(accelerator.device), experiment.training
+    count = training.added_neighbors
+    if of_twin is None:
+        found = add_neighbors(model, dataset, count, experiment.evaluation, training.metric)
+    else:
+        found = repeat_choice(model, dataset, count, of_twin)
+    if accelerator.is_main_process:
+        save_model_folder(model, dataset.folder, folder)
+    accelerator.wait_for_everyone()
+    return found
 
 
 def train_experiment(  # noqa: PLR0913 - what can be said on a command line

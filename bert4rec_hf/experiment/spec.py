@@ -78,6 +78,22 @@ def check_initialization(experiment: Experiment) -> None:
             )
 
 
+def check_neighbors(experiment: Experiment) -> None:
+    """Refuse neighbors that are to be mixed in twice, or into an adapter."""
+    count = experiment.training.added_neighbors
+    if count and experiment.adapter:
+        raise ValueError(
+            f"training.added_neighbors is {count}, and an adapter has no place for neighbors; give "
+            "them to its base model by the command neighbors"
+        )
+    if count and (beside := experiment.model.get("num_neighbors", 0)):
+        raise ValueError(
+            "training.added_neighbors mixes neighbors into the trained model, and "
+            f"model.num_neighbors trains it beside them; set one of the two, got {count} and "
+            f"{beside}"
+        )
+
+
 def check_trackers(experiment: Experiment) -> None:
     """Refuse a tracker that accelerate would silently leave out."""
     known = [str(name) for name in LoggerType.list() if name != "all"]

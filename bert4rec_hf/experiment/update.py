@@ -204,7 +204,12 @@ def learn(
         negatives = NegativeSampler(popularity, NUM_NEGATIVES, "uniform")
         model.use_row_gradients()
     if model.neighbors is not None:
-        table = count_neighbors(recent.histories, vocab_size, settings.num_neighbors)
+        table = count_neighbors(
+            recent.histories,
+            vocab_size,
+            settings.num_neighbors,
+            max_distance=settings.neighbor_distance,
+        )
         model.neighbors.set_table(*table)
     batch_size = min(config.batch_size, len(views))
     steps = max(1, config.epochs * len(views) // (batch_size * accelerator.num_processes))

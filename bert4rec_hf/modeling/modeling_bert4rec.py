@@ -776,7 +776,9 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         if attention_mask is not None:
             is_item = is_item & attention_mask.bool()
         if cu_seq_lens_q is None:
-            starts = positions - positions % input_ids.shape[1]
+            firsts = torch.arange(len(input_ids), device=input_ids.device) * input_ids.shape[1]
+            is_before = firsts <= positions.unsqueeze(1)
+            starts = torch.where(is_before, firsts, 0).amax(dim=1)
         else:
             histories = torch.searchsorted(cu_seq_lens_q[1:], positions, right=True)
             starts = cu_seq_lens_q[histories]
@@ -792,6 +794,22 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         recent = self._newest_items(positions.flatten(), **inputs)
         neighbors = self.neighbors.read(recent, states.flatten(0, 1))
         return neighbors.mix(logits.flatten(0, 1)).view_as(logits)
+
+    def add_neighbors(self, num_neighbors: int) -> None:
+        """Make room for the neighbors of items in a model that was trained without them.
+
+        Args:
+            num_neighbors: Of each item; `neighbors.set_table` takes them.
+        """
+        self.config.num_neighbors = num_neighbors
+        weight = self.lm_head.weight
+        self.neighbors = ItemNeighbors(self.config).to(weight.device, weight.dtype)
+        self._init_weights(self.neighbors)
+
+    def remove_neighbors(self) -> None:
+        """Score by the network alone."""
+        self.config.num_neighbors = 0
+        self.neighbors = None
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize as transformers does; new items have no neighbors until `neighbors` is set."""

@@ -153,7 +153,8 @@ class ItemNeighbors(nn.Module):
 
     def __init__(self, config: BERT4RecConfig):
         super().__init__()
-        self.max_distance, self.decay = config.neighbor_distance, config.neighbor_decay
+        self.num_recent_items, self.decay = config.num_recent_items, config.neighbor_decay
+        self.max_distance = config.neighbor_distance
         shape = (config.vocab_size, config.num_neighbors)
         self.register_buffer("ids", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("similarities", torch.zeros(shape))

@@ -565,3 +565,24 @@ def test_a_model_with_neighbors_has_counted_the_training_part(config, dataset, t
         output / "model", dataset, ["--evaluation.ks", "[3, 10]"], Accelerator(cpu=True)
     )
     assert again["test"]["metrics"] == results["test"]["metrics"]
+
+
+def test_a_run_adds_neighbors_to_what_it_has_trained(config, tmp_path):
+    settings = ["--training.added_neighbors", "5", "--training.max_steps", "4"]
+    experiment = load_experiment(config, settings)
+    output = tmp_path / "added"
+    results = run_experiment(experiment, output, build_accelerator(experiment, output))
+    found = results["neighbors"]
+    assert found["0"] == pytest.approx(results["training"]["best_metric"], abs=1e-12)
+    best = max(found.values())
+    assert results["validation"]["metrics"]["ndcg@10"] == pytest.approx(best, abs=1e-12)
+    has_neighbors = "neighbors.ids" in load_file(output / "model" / "model.safetensors")
+    assert has_neighbors == (best > found["0"])
+
+
+def test_neighbors_are_added_once(config):
+    settings = ["--training.added_neighbors", "5", "--model.num_neighbors", "6"]
+    with pytest.raises(ValueError, match=r"set one of the two, got 5 and 6"):
+        load_experiment(config, settings)
+    with pytest.raises(ValueError, match="added_neighbors must be 0 or more, got -1"):
+        load_experiment(config, ["--training.added_neighbors", "-1"])

@@ -293,6 +293,21 @@ def test_a_model_begins_without_neighbors():
     torch.testing.assert_close(model.eval()(inputs).logits.shape, network.shape)
 
 
+def test_neighbors_can_be_added_to_a_trained_model_and_taken_away_again():
+    model = make_model(num_neighbors=0)
+    inputs = torch.tensor([[2, 13, 9, 1]])
+    alone = model(input_ids=inputs).logits
+    model.config.neighbor_distance = 3
+    model.add_neighbors(4)
+    assert torch.equal(model(input_ids=inputs).logits, alone), "there are none yet"
+    fill(model, HISTORIES)
+    mixed = model(input_ids=inputs).logits
+    assert mixed[0, -1, 2:].tolist() == pytest.approx(expected_scores(model, [2, 13, 9]), abs=1e-5)
+    model.remove_neighbors()
+    assert torch.equal(model(input_ids=inputs).logits, alone)
+    assert model.config.num_neighbors == 0
+
+
 def test_embeddings_in_place_of_ids_are_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"num_neighbors = 4\), which it looks up by input_ids"):

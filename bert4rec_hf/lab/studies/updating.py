@@ -91,7 +91,7 @@ def measure(folder: Path, frame: pl.DataFrame, until: float, new: set[str]) -> d
     is_new = np.array([catalog[target - 2] in new for target in targets])
     return {
         name: {"targets": int(chosen.sum())}
-        | compute_metrics(ranks[torch.from_numpy(chosen)], [10])
+        | (compute_metrics(ranks[torch.from_numpy(chosen)], [10]) if chosen.any() else {})
         for name, chosen in {"all": np.ones(len(targets), dtype=bool), "new": is_new}.items()
     }
 
@@ -127,6 +127,7 @@ def compare(options: argparse.Namespace, frame: pl.DataFrame) -> dict[str, Any]:
             group: measured["updated"][group]["hit_rate@10"]
             / measured["retrained"][group]["hit_rate@10"]
             for group in ("all", "new")
+            if measured["retrained"][group].get("hit_rate@10")
         },
         "cpu_share": used / trained["until"]["cpu_seconds"],
     }

@@ -151,20 +151,24 @@ def test_a_study_of_scale_is_drawn(path):
 def test_every_kind_of_results_is_known():
     folders = {path.name for path in (ROOT / "model_cards" / "results").iterdir() if path.is_dir()}
     assert "scaling" in folders
-    assert folders <= {*KINDS, "serving"}  # what servers cost stands in no report
+    # What servers cost and what trials came to stands in no report.
+    assert folders <= {*KINDS, "reliability", "serving"}
 
 
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
     files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS, *ABLATIONS]
-    assert cards - {"README", "benchmarks", "report"} == {path.stem for path in files}
+    assert cards - {"README", "benchmarks", "reliability", "report"} == {
+        path.stem for path in files
+    }
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "report"])
+@pytest.mark.parametrize("name", ["benchmarks", "reliability", "report"])
 def test_the_committed_benchmarks_and_the_report_say_what_was_measured(name):
     results = render.read_all()
     expected = {
         "benchmarks": lambda: render.render_benchmarks(results["benchmarks"]),
+        "reliability": lambda: render.render_reliability(render.read_folder(render.TRIALS)),
         "report": lambda: render.render_report(results),
     }[name]()
     committed = (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")

@@ -41,7 +41,8 @@ def describe(error: Exception) -> str:
     'run.json: No space left on device'
     """
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename2 or error.filename  # of a copy, where it should have gone
+        return f"{name}: {error.strerror}" if name else error.strerror
     return str(error)
 
 

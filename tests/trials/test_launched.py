@@ -89,6 +89,7 @@ def test_a_launcher_that_dies_without_a_word_stops_its_only_process(config, tmp_
     (worker,) = psutil.Process(process.pid).children()
     os.kill(process.pid, signal.SIGTERM)
     text, _ = process.communicate(timeout=300)
+    psutil.wait_procs([worker], timeout=30)
     assert not worker.is_running()
     assert "stopped by SIGTERM after step" in text
     note(AREA, "SIGTERM to accelerate launch, one process", "saved and stopped")

@@ -108,7 +108,7 @@ def test_a_signal_reaches_the_workers_of_the_loader_as_well(train, finish, tmp_p
 def test_a_preparation_stops_and_leaves_nothing(begin, tmp_path, note):
     arguments = ["prepare", "synthetic", "--num-users", 40_000, "--output", tmp_path / "data"]
     started = begin(*arguments)
-    started.wait_for(lambda: list(tmp_path.glob(".unfinished-data-*")))
+    started.wait_for(lambda: list(tmp_path.glob(".unfinished-data-*/.lock")))
     stop(started, "SIGINT")
     assert "stopped by SIGINT; nothing was written, the same command" in started.output
     assert "Traceback" not in started.output

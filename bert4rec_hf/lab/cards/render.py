@@ -24,6 +24,7 @@ from bert4rec_hf.lab.cards.plots import (
     plot_scaling,
     plot_study,
 )
+from bert4rec_hf.lab.cards.reliability_card import render_reliability
 from bert4rec_hf.lab.cards.report import KINDS, is_drawn, render_report
 from bert4rec_hf.lab.cards.scaling_card import render_scaling_card
 from bert4rec_hf.lab.cards.study_card import render_study_card
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[3]
 """The checkout; an installed package has no cards of its own."""
 
 CARDS = ROOT / "model_cards"
+TRIALS = CARDS / "results" / "reliability"
 
 BENCHMARKS_HEADING = """# Benchmarks
 
@@ -127,6 +129,7 @@ def render_all() -> Iterator[Path]:
     tables = {
         CARDS / "benchmarks.md": render_benchmarks(results["benchmarks"]),
         CARDS / "report.md": render_report(results),
+        CARDS / "reliability.md": render_reliability(read_folder(TRIALS)),
     }
     for readme, marked in render_tables(results).items():
         text = readme.read_text(encoding="utf-8")

@@ -86,6 +86,19 @@ def run(name: str, folder: Path, inputs: int) -> dict[str, Any]:
     }
 
 
+def describe_trials(targets: dict[str, Any]) -> list[dict[str, Any]]:
+    """List what was tried and what came of it, as the reliability table takes it."""
+    texts = {"read": "read", "refused": "refused, with the name of the file"}
+    return [
+        {"area": "damaged files", "tried": name, "outcome": outcome, "times": times}
+        for name, result in targets.items()
+        for outcome, times in [
+            *((text, result[key]) for key, text in texts.items()),
+            *((text, finding["count"]) for text, finding in result["findings"].items()),
+        ]
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -103,6 +116,7 @@ def main() -> None:
     for name in options.targets:
         with tempfile.TemporaryDirectory() as folder:
             results["targets"][name] = run(name, Path(folder) / "target", options.inputs)
+        results |= {"kind": "reliability", "trials": describe_trials(results["targets"])}
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

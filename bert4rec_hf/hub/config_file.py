@@ -41,7 +41,7 @@ def read_config(folder: Path) -> BERT4RecConfig:
     check_names(path, settings)
     try:
         config = BERT4RecConfig.from_dict(dict(settings))
-    except (StrictDataclassError, TypeError, ValueError) as error:
+    except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error.__cause__ or error}") from error
     return config
 

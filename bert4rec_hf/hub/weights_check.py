@@ -55,7 +55,7 @@ def check_model(folder: Path) -> BERT4RecConfig:
     try:
         with torch.device("meta"), no_init_weights():
             model = BERT4RecForMaskedItemModeling(config)
-    except (RuntimeError, OverflowError, TypeError) as error:
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} describes no model: {error}") from error
     expected = model.state_dict()
     if config.tie_word_embeddings:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from bert4rec_hf.data.strict_json import read_json
@@ -43,6 +44,8 @@ def read_config(folder: Path) -> BERT4RecConfig:
         config = BERT4RecConfig.from_dict(dict(settings))
     except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error.__cause__ or error}") from error
+    if not isinstance(config.dtype, torch.dtype | None):
+        raise ValueError(f"{path}: dtype must be the name of one, got {config.dtype!r}")
     return config
 
 

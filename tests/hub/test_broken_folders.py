@@ -128,7 +128,7 @@ def test_other_weights_than_the_configuration_describes_are_refused(folder, chan
         ({"position_origin": "newest"}, "was changed since its weights were saved"),
         ({"objective": "fuld_softmax"}, "describes no model: objective must be one of"),
         ({"dtype": "float3,2"}, "config.json: .*float3,2"),
-        ({"dtype": 32}, "config.json"),
+        ({"dtype": 32}, "config.json: dtype must be the name of one, got 32"),
         ({"hidden_size": 13}, "hidden_size must be a multiple of num_attention_heads, got 13"),
         ({"model_type": "bert"}, "must have the model_type bert4rec, got bert"),
         ({"hiden_act": "gelu"}, "has no setting hiden_act; did you mean hidden_act?"),

@@ -43,7 +43,7 @@ def count_neighbors(
         c(i, j) / ((n(i) + 5) ** exponent * (n(j) + 5) ** (1 - exponent))
 
     which is that of the baseline item_knn where the exponent is 0.5. A larger one comes nearer to
-    the share of j in what stood close to i, and was better on four of five datasets.
+    the share of j in what stood close to i, and was better on three of four datasets.
 
     Args:
         histories: Ids, oldest first.

@@ -6,27 +6,27 @@ One file each of csv, jsonl.gz and parquet is generated in the folder for tempor
 by both in turn, each time in a new process.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from bert4rec_hf.evaluation.provenance import provenance
-from bert4rec_hf.lab.benchmark.preparation import measure, summarize, write_interactions
+from .parser import command_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("--rows", type=int, default=3_000_000, help="interactions of each file")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
     options = parser.parse_args(arguments)
+
+    from accelerate import Accelerator
+
+    from bert4rec_hf.evaluation.provenance import provenance
+    from bert4rec_hf.lab.benchmark.preparation import measure, summarize, write_interactions
+
     if options.output and options.output.exists():
         parser.exit(2, f"error: {options.output} exists; choose another --output or remove it\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -8,24 +8,15 @@ again. What they weigh is chosen among six weights and none by NDCG@10 on at mos
 the validation split. The new folder is used as every model folder is.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
-
-from bert4rec_hf.experiment.neighbors import write_with_neighbors
+from .parser import command_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, count and weigh, report."""
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        prog="bert4rec neighbors",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("folder", type=Path, help="folder of a model")
     parser.add_argument("--dataset", type=Path, required=True, help="the one it was trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, must be new")
@@ -33,6 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--num-neighbors", type=int, default=50, help="of each item (default: %(default)s)"
     )
     options, settings = parser.parse_known_args(arguments)
+
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    from bert4rec_hf.experiment.neighbors import write_with_neighbors
+
+    disable_progress_bar()  # of transformers: folders load in a moment
     try:
         found = write_with_neighbors(
             options.folder, options.dataset, options.output, options.num_neighbors, settings

@@ -1,7 +1,7 @@
 """Turn raw interactions into a prepared dataset: ids, vocabulary, split, statistics and card.
 
-python scripts/prepare_data.py synthetic --output data/synthetic
-python scripts/prepare_data.py ml1m ml-1m/ratings.dat --min-interactions 5 --output data/ml1m
+bert4rec prepare synthetic --output data/synthetic
+bert4rec prepare ml1m ml-1m/ratings.dat --min-interactions 5 --output data/ml1m
 """
 
 import argparse
@@ -25,6 +25,8 @@ from bert4rec_hf.data.synthetic import SyntheticConfig
 from bert4rec_hf.training.interruption import stopping_on_signals
 from bert4rec_hf.training.process_memory import peak_resident_bytes
 from bert4rec_hf.training.room import memory_room
+
+from .parser import command_parser
 
 SYNTHETIC_SETTINGS = {field.name: field for field in fields(SyntheticConfig)}
 del SYNTHETIC_SETTINGS["seed"]  # one seed for everything
@@ -85,12 +87,9 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Offer the settings of PreparationConfig and SyntheticConfig, which know their defaults."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        epilog=f"sources: {', '.join(SOURCES)}\nsplits: {', '.join(SPLITS)}",
-    )
+    parser = command_parser(__spec__.name, __doc__)
+    parser.argument_default = argparse.SUPPRESS
+    parser.epilog = f"sources: {', '.join(SOURCES)}\nsplits: {', '.join(SPLITS)}"
     parser.add_argument("source", help="format of the raw file, one of the sources below")
     parser.add_argument("path", type=Path, nargs="?", default=None, help="raw file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, must be new")

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers.utils.logging import disable_progress_bar
+from .parser import command_parser
 
 
 def parse_adapters(pairs: Sequence[str]) -> dict[str, str]:
@@ -57,10 +56,7 @@ def build(options: argparse.Namespace) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, load, serve until told to stop."""
-    disable_progress_bar()  # of transformers: folders load in a moment
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("model", help="a model folder, or the name of a model on a hub")
     add("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
@@ -79,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--max-body-bytes", type=int, help="size, 1,000,000 if not given")
     add("--max-waiting", type=int, help="requests that wait at a time, 1,000 if not given")
     options = parser.parse_args(arguments)
+
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of transformers: folders load in a moment
     try:
         app = build(options)
     except (OSError, SafetensorError, ValueError) as error:

@@ -15,8 +15,8 @@ import polars as pl
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.vocabulary import FIRST_ITEM_ID
 from bert4rec_hf.serving.catalog import Catalog
+from bert4rec_hf.serving.choices import USERS_PER_PART
 
-USERS_PER_PART = 8_192
 MAX_PARTS = 4_096
 ROWS_AT_ONCE = 2_048
 """Interactions of one part that wait in memory to be written."""

@@ -25,11 +25,9 @@ from bert4rec_hf.modeling.publishing import complete_folder, set_tokenizer_class
 from bert4rec_hf.serving.ann import ItemIndex
 from bert4rec_hf.serving.candidates import CandidateScorer
 from bert4rec_hf.serving.catalog import Catalog
+from bert4rec_hf.serving.choices import COLD_HISTORIES, UNKNOWN_ITEMS
 from bert4rec_hf.serving.histories import HistoryBatch, answer, answer_vectors, read_histories
 from bert4rec_hf.serving.vectors import Vectors
-
-UNKNOWN_ITEMS = ("error", "skip")
-COLD_HISTORIES = ("error", "mask", "popular", "empty")
 
 
 class Recommendation(NamedTuple):

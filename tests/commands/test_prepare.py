@@ -28,8 +28,8 @@ def run(monkeypatch, *arguments):
 
 def test_the_first_command_of_the_help_works_from_the_checkout(tmp_path):
     command = prepare.__doc__.splitlines()[2].split()
-    assert command[:2] == ["python", "scripts/prepare_data.py"]
-    command = [sys.executable, *command[1:-1], str(tmp_path / "synthetic")]
+    assert command[:2] == ["bert4rec", "prepare"]
+    command = [sys.executable, SCRIPT, *command[2:-1], str(tmp_path / "synthetic")]
     ran = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=True)
     dataset = load_prepared(tmp_path / "synthetic")
     assert f"fingerprint {dataset.fingerprint}" in ran.stdout

@@ -51,3 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given[:1])
     importlib.import_module(f".{options.command}", __package__).main(given[1:])
+
+
+if __name__ == "__main__":
+    main()

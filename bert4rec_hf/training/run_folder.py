@@ -1,5 +1,6 @@
 """The folder of a run: made once, held by one process, and gone on with only by the same run."""
 
+import dataclasses
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import yaml
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
+from bert4rec_hf.config import DataConfig, TrainingConfig
 from bert4rec_hf.training.agreement import failing_together, from_main_process
 
 FREE = (
@@ -104,6 +106,7 @@ def _go_on(output: Path, identity: dict[str, Any], lock: FileLock) -> list[dict[
     saved = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
     changes = saved.pop("changes", [])
     before, now = _join_batches(saved), _join_batches(identity)
+    before = _fill_in(before, now)
     free = {name for name in before.keys() | now.keys() if is_free(name)}
     if refused := describe_changes(_without(before, free), _without(now, free)):
         raise ValueError(
@@ -118,6 +121,16 @@ def _go_on(output: Path, identity: dict[str, Any], lock: FileLock) -> list[dict[
     clean_up(output)
     _write_identity(output, identity, changes)
     return changes
+
+
+def _fill_in(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """Add settings that a run of an older version did not have, where they are as by default."""
+    defaults = {
+        f"experiment.{section}.{field.name}": str(field.default)
+        for section, kind in (("data", DataConfig), ("training", TrainingConfig))
+        for field in dataclasses.fields(kind)
+    }
+    return {name: now[name] for name in now if now[name] == defaults.get(name)} | before
 
 
 def _acquire(lock: FileLock, output: Path) -> None:

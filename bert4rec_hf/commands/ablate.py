@@ -1,4 +1,4 @@
-"""Train an experiment with one thing changed at a time, and tell what each is worth.
+"""Train an experiment with one thing changed at a time, and measure what each change is worth.
 
 bert4rec ablate configs/beauty/ablation.yaml --output runs/ablation-beauty
 

@@ -1,12 +1,12 @@
-"""Measure what a training step costs, beside transformers' BertForMaskedLM and others.
+"""Measure what a training step costs, compared with transformers' BertForMaskedLM and others.
 
 bert4rec benchmark --batch-size 64 --contestants full_softmax floor bert_for_masked_lm
 
-Contestants take turns, each in a process of its own; the table gives medians over the rounds, their
-quartiles, and the ratio to the base round by round. A contestant may have settings of its own, as
-in full_softmax:precision=bf16,compile=inductor, or full_softmax:adapter=ilora,r=16, which trains an
-adapter on the frozen model. With --mode evaluate the last items of histories are ranked among the
-catalog; with --mode collate batches are only made.
+Contestants take turns, each in a process of its own. The table shows medians and quartiles over the
+rounds, and the ratio to each base within the same round. A contestant may have its own settings:
+full_softmax:precision=bf16,compile=inductor, or full_softmax:adapter=ilora,r=16, which trains an
+adapter on the frozen model. With --mode evaluate, the last item of each history is ranked among the
+catalog; with --mode collate, batches are made but not trained on.
 """
 
 import argparse
@@ -35,23 +35,42 @@ def parse_options(
         nargs="+",
         default=DEFAULT_CONTESTANTS,
         metavar="NAME[:SETTING=VALUE,...]",
-        help="whom to measure; a name that is not known is answered with all that are",
+        help="what to measure; an unknown name lists the known ones",
     )
     add(
         "--bases",
         nargs="+",
         default=[],
-        help="whom to compare with; all that are not ours if not given",
+        help="what to compare with (default: all contestants that are not ours)",
     )
-    add("--batch-size", type=int, default=256, help="where a contestant has none of its own")
-    add("--rounds", type=int, default=5, help="turns of each contestant")
-    add("--steps", type=int, default=1, help="batches per turn")
-    add("--warmup", type=int, default=1, help="batches before the first turn")
-    add("--threads", type=int, help="of each contestant; all cores if not given")
-    add("--max-memory-gb", type=float, help="that one contestant may allocate on the CPU")
-    add("--peer-python", default=sys.executable, help="interpreter that has RecBole and others")
-    add("--profile", metavar="FOLDER", help="for tables and traces of what training steps do")
-    add("--output", type=Path, help="a new JSON file for everything measured")
+    add(
+        "--batch-size",
+        type=int,
+        default=256,
+        help="for contestants that set none (default: %(default)s)",
+    )
+    add("--rounds", type=int, default=5, help="turns of each contestant (default: %(default)s)")
+    add("--steps", type=int, default=1, help="batches per turn (default: %(default)s)")
+    add(
+        "--warmup", type=int, default=1, help="batches before the first turn (default: %(default)s)"
+    )
+    add("--threads", type=int, help="threads of each contestant (default: all cores)")
+    add(
+        "--max-memory-gb",
+        type=float,
+        help="most memory that one contestant may allocate on the CPU",
+    )
+    add(
+        "--peer-python",
+        default=sys.executable,
+        help="Python interpreter with RecBole and other libraries installed",
+    )
+    add(
+        "--profile",
+        metavar="FOLDER",
+        help="write tables and traces of the training steps to this folder",
+    )
+    add("--output", type=Path, help="write all measurements to a new JSON file")
     return parser.parse_args(arguments)
 
 
@@ -71,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.output and options.output.exists():
             raise ValueError(f"{options.output} exists; choose another --output or remove it")
         if options.output and not options.output.parent.is_dir():
-            raise ValueError(f"the folder of --output {options.output} does not exist; make it")
+            raise ValueError(f"the folder of --output {options.output} does not exist; create it")
         plan = Plan(
             mode=options.mode,
             bases=tuple(options.bases),

@@ -1,9 +1,9 @@
-"""Measure what preparing a file costs, beside a plain polars read, sort and group of the same file.
+"""Measure what preparing a file costs, compared with a plain read, sort and group by polars.
 
 bert4rec benchmark_prepare --rows 3000000 --output preparation.json
 
-One file each of csv, jsonl.gz and parquet is generated in the folder for temporary files, and read
-by both in turn, each time in a new process.
+A csv, a jsonl.gz and a parquet file are generated in a temporary folder. Both contestants read each
+file in turn, every time in a new process.
 """
 
 import json
@@ -17,9 +17,13 @@ from .parser import command_parser
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, report."""
     parser = command_parser(__spec__.name, __doc__)
-    parser.add_argument("--rows", type=int, default=3_000_000, help="interactions of each file")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
+    parser.add_argument(
+        "--rows", type=int, default=3_000_000, help="interactions per file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of each contestant (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, help="write all measurements to a new JSON file")
     options = parser.parse_args(arguments)
 
     from accelerate import Accelerator

@@ -2,9 +2,9 @@
 
 bert4rec benchmark_serving --measure latency batch --shape cpu --output serving.json
 
-latency: one user beside the encoder with one product and a top-k. batch: users per second of
-recommend, beside ranking one target for each of them. memory: peak of bert4rec recommend at several
-numbers of users. loading: reading a vocabulary of a million items.
+latency: one user, compared with the bare encoder, one matrix product and a top-k. batch: users per
+second, compared with ranking one target for each of them. memory: peak of bert4rec recommend for
+several numbers of users. loading: reading a vocabulary of a million items.
 """
 
 import argparse
@@ -24,13 +24,23 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
-    add("--workload", default="electronics", help="whose histories are drawn, see benchmark")
-    add("--shape", default="cpu", help="size of the model, see benchmark")
-    add("--items", type=int, help="size of the catalog, if not the workload's")
-    add("--users", type=int, default=8_192, help="of batch")
-    add("--memory-users", type=int, nargs="+", default=[10_000, 40_000], help="of memory")
+    add(
+        "--workload",
+        default="electronics",
+        help="whose histories to draw, see benchmark (default: %(default)s)",
+    )
+    add("--shape", default="cpu", help="size of the model, see benchmark (default: %(default)s)")
+    add("--items", type=int, help="size of the catalog (default: that of the workload)")
+    add("--users", type=int, default=8_192, help="for the measure batch")
+    add(
+        "--memory-users",
+        type=int,
+        nargs="+",
+        default=[10_000, 40_000],
+        help="for the measure memory",
+    )
     add("--rounds", type=int, default=5)
-    add("--output", type=Path, help="a new JSON file for everything measured")
+    add("--output", type=Path, help="write all measurements to a new JSON file")
     options = parser.parse_args(arguments)
     if options.output and options.output.exists():
         parser.error(f"{options.output} exists; choose another --output or remove it")

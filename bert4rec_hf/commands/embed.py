@@ -3,9 +3,9 @@
 bert4rec embed runs/shop/model --interactions orders.parquet --output users.parquet
 bert4rec embed runs/shop/model --items items.parquet
 
-The inner product of a user's vector and an item's is the score. As with recommend, users are
-streamed, accelerate launch -m bert4rec_hf.commands.embed … shares them out among processes, and
-after a kill the same command goes on.
+The score of an item for a user is the inner product of their vectors. As with recommend, users are
+streamed, accelerate launch -m bert4rec_hf.commands.embed … divides them among processes, and the
+same command resumes after it was killed.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,27 @@ from .parser import command_parser
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, report."""
     parser = command_parser(__spec__.name, __doc__)
-    parser.add_argument("model", help="a model or adapter folder, or the name of one on a hub")
-    parser.add_argument("--items", type=Path, help="a new parquet file for the vectors of items")
+    parser.add_argument(
+        "model", help="a model or adapter folder, or the name of a repository on a hub"
+    )
+    parser.add_argument("--items", type=Path, help="new parquet file for the item vectors")
     add = parser.add_argument_group("users").add_argument
-    add("--interactions", type=Path, help="parquet, csv or jsonl of user, item and timestamp")
-    add("--output", type=Path, help="a new parquet file for the vectors of users")
-    add("--users-per-file", type=int, default=USERS_PER_PART, help="held in memory at once")
+    add(
+        "--interactions",
+        type=Path,
+        help="parquet, csv or jsonl file with the columns user, item and timestamp",
+    )
+    add("--output", type=Path, help="new parquet file for the user vectors")
+    add(
+        "--users-per-file",
+        type=int,
+        default=USERS_PER_PART,
+        help="users held in memory at once (default: %(default)s)",
+    )
     add_interaction_options(parser)
     options = parser.parse_args(arguments)
     if bool(options.interactions) != bool(options.output):
-        parser.error("--interactions and --output, the file to write, go together")
+        parser.error("--interactions needs --output, the file to write, and the other way round")
     if not (options.items or options.output):
         parser.error("give --interactions with --output, or --items, or both")
 

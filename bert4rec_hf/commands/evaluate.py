@@ -4,13 +4,13 @@ bert4rec evaluate runs/synthetic/model --dataset data/synthetic
 bert4rec evaluate runs/*/model --dataset data/synthetic --against synthetic-bert4rec
 bert4rec evaluate runs/synthetic/model --dataset data/synthetic --lengths 10 20 50
 
-Several folders are grouped by experiment: mean and standard deviation over seeds, and the
-difference from the one named by --against, with a paired bootstrap over users and seeds. --lengths
-tells what reading more or less of each history is worth, and what it costs.
+Several folders are grouped by experiment. The table shows mean and standard deviation over seeds,
+and the difference from the experiment named by --against, with a paired bootstrap over users and
+seeds. --lengths shows how reading more or less of each history changes accuracy and cost.
 
-The protocol is full ranking, items of the history left out. Any of its settings can be overridden:
---evaluation.exclude_seen false, or --evaluation.candidates sampled for the 100 drawn negatives of
-the first papers, whose results are marked as such.
+The protocol is full ranking without the items of the history. Its settings can be overridden:
+--evaluation.exclude_seen false, or --evaluation.candidates sampled, which draws 100 negatives as
+the first papers did and marks the results as such.
 """
 
 import argparse
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 def measure(
     options: argparse.Namespace, settings: list[str], accelerator: "Accelerator"
 ) -> dict[str, Any]:
-    """One folder beside the baselines, or several beside one another, or one at several lengths."""
+    """Measure a folder and the baselines, compare several folders, or one at several lengths."""
     from bert4rec_hf.experiment.measurement import evaluate_folder
     from bert4rec_hf.lab.studies.comparison import compare_folders
     from bert4rec_hf.lab.studies.reading_length import compare_lengths
 
     if options.lengths:
         if len(options.folders) > 1 or options.against:
-            raise ValueError("--lengths is for one folder, and without --against")
+            raise ValueError("--lengths needs exactly one folder, and excludes --against")
         return compare_lengths(
             options.folders[0], options.dataset, options.lengths, settings, accelerator
         )
     if len(options.folders) == 1 and not options.against:
         return evaluate_folder(options.folders[0], options.dataset, settings, accelerator)
     if not options.against:
-        raise ValueError("several folders need --against, the experiment to test the others with")
+        raise ValueError("several folders need --against, the reference experiment")
     return compare_folders(
         options.folders,
         options.dataset,
@@ -54,7 +54,7 @@ def measure(
 
 
 def check_output(path: Path | None) -> None:
-    """Refuse a file that exists, or that could not be written after all the work.
+    """Refuse an output file that exists, or that cannot be written, before any work is done.
 
     Raises:
         ValueError: It is such a file.
@@ -62,7 +62,7 @@ def check_output(path: Path | None) -> None:
     if path and path.exists():
         raise ValueError(f"{path} exists; choose another --output or remove it")
     if path and not path.parent.is_dir():
-        raise ValueError(f"the folder of --output {path} does not exist; make it")
+        raise ValueError(f"the folder of --output {path} does not exist; create it")
 
 
 def render(results: dict[str, Any]) -> str:
@@ -78,17 +78,21 @@ def render(results: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, evaluate, report."""
     parser = command_parser(__spec__.name, __doc__)
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of models or adapters")
+    parser.add_argument("folders", type=Path, nargs="+", help="model or adapter folders")
     parser.add_argument("--dataset", type=Path, required=True, help="a prepared dataset folder")
-    parser.add_argument("--output", type=Path, help="a new JSON file for everything measured")
+    parser.add_argument("--output", type=Path, help="write all measurements to a new JSON file")
     parser.add_argument("--against", help="reference experiment of a comparison")
     parser.add_argument(
-        "--lengths", type=int, nargs="+", metavar="N", help="read only so many of the newest items"
+        "--lengths",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="measure when only this many of the newest items are read; several",
     )
     parser.add_argument(
         "--segments",
         type=Path,
-        help="csv of user and segment; metrics are reported for each segment",
+        help="csv with the columns user and segment; metrics are also shown by segment",
     )
     parser.add_argument(
         "--verify", action="store_true", help="check the whole dataset first, however large it is"

@@ -3,8 +3,8 @@
 bert4rec export runs/shop/model --onnx runs/shop/onnx
 bert4rec export runs/shop/model --onnx runs/shop/int8 --precision int8 --dataset data/shop
 
-In the file are the model, the filter of seen items, a mask of candidates and the search for the
-best k. Weights of less than single precision need a dataset, on whose test the loss is measured.
+The file contains the model, the filter of seen items, a mask of candidates and the top-k search.
+Less than single precision costs accuracy, so it needs a dataset; the loss is measured on its test.
 """
 
 import argparse
@@ -18,15 +18,15 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 def export(options: argparse.Namespace) -> list[str]:
-    """Check the options, export, and say what came out.
+    """Check the options, export, and print the results.
 
     Raises:
         ValueError: The export is refused, or a package is missing.
     """
     if options.precision != "float32" and options.dataset is None:
         raise ValueError(
-            f"--precision {options.precision} costs accuracy; name the prepared dataset by "
-            "--dataset, and its test tells how much"
+            f"--precision {options.precision} costs accuracy; give a prepared dataset with "
+            "--dataset, to measure how much on its test"
         )
     try:
         from bert4rec_hf.serving.export import export_onnx
@@ -61,10 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, export, report."""
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
-    add("model", type=Path, help="a folder of a model or an adapter")
-    add("--onnx", type=Path, required=True, metavar="FOLDER", help="what to write, must be new")
-    add("-k", type=int, default=20, help="how many items come out for a history")
-    add("--precision", choices=PRECISIONS, default="float32", help="what weights are stored in")
+    add("model", type=Path, help="a model or adapter folder")
+    add(
+        "--onnx", type=Path, required=True, metavar="FOLDER", help="folder to write; must not exist"
+    )
+    add("-k", type=int, default=20, help="items recommended per history")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="number format of the stored weights",
+    )
     add("--dataset", type=Path, help="a prepared dataset, to measure the NDCG of the file")
     options = parser.parse_args(arguments)
 

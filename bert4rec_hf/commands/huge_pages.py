@@ -1,4 +1,4 @@
-"""Memory in huge pages, from which training steps on a CPU gain; torch does it, if asked early."""
+"""Memory in huge pages, which speeds up training on a CPU; torch must be asked early."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ def use_huge_pages(setting: Path = SETTING) -> bool:
     """Have torch allocate large tensors in huge pages, where the kernel gives them on request.
 
     Large tensors are allocated in every step, and most of that time goes into small pages. Must be
-    called before torch allocates; a value that the user gave stays.
+    called before torch allocates; a value set by the user is kept.
 
     Args:
         setting: What the kernel says of huge pages.

@@ -8,24 +8,24 @@ from importlib.metadata import version
 
 COMMANDS = {
     "prepare": "turn raw interactions into a prepared dataset",
-    "recipe": "write the experiment that the recipe has for a prepared dataset",
+    "recipe": "choose the settings for a prepared dataset",
     "train": "train or fine-tune one experiment, and measure it",
-    "neighbors": "mix counted item neighbors into a trained model, if they help",
-    "evaluate": "measure a folder beside the baselines, or compare several",
+    "neighbors": "mix item neighbors into a trained model if they help",
+    "evaluate": "measure a folder and the baselines, or compare several folders",
     "recommend": "recommend items for a history, or for all users of a shop",
     "embed": "write the vectors of users or items",
     "monitor": "measure a model in use on the newest interactions",
-    "update": "take new items and interactions into a trained model",
+    "update": "add new items and interactions to a trained model",
     "export": "write a model as an ONNX file that recommends by itself",
     "serve": "serve a model over HTTP",
-    "demo": "show a page to try a model on",
+    "demo": "open a page to try a model",
     "tune": "search for the settings of an experiment",
-    "scale": "train at several sizes and fit the laws they follow",
-    "ablate": "train with one thing changed at a time",
+    "scale": "train at several sizes and fit scaling laws",
+    "ablate": "train with one change at a time",
     "push": "publish a folder on a model hub",
-    "benchmark": "measure what a training step costs, beside others",
-    "benchmark_prepare": "measure what preparing a file costs, beside plain polars",
-    "benchmark_serving": "measure what recommending costs, beside the plain products",
+    "benchmark": "compare the cost of a training step with other libraries",
+    "benchmark_prepare": "compare the cost of preparing a file with plain polars",
+    "benchmark_serving": "compare the cost of recommending with plain matrix products",
     "report": "render the committed cards, tables and plots from their results",
 }
 """In the order in which they are needed."""
@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         + "\n".join(f"  {name:<19}{purpose}" for name, purpose in COMMANDS.items())
-        + "\n\nbert4rec COMMAND --help tells more. On several devices: accelerate launch -m "
+        + "\n\nSee bert4rec COMMAND --help for details. On several devices: accelerate launch -m "
         "bert4rec_hf.commands.train …",
     )
     parser.add_argument("--version", action="version", version=version("bert4rec_hf"))
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+    )
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given[:1])
     importlib.import_module(f".{options.command}", __package__).main(given[1:])

@@ -1,10 +1,10 @@
-"""Measure a model in use on the newest interactions, beside its test and the baselines.
+"""Measure a model in use on the newest interactions; compare with its test and the baselines.
 
 bert4rec monitor runs/shop/model --interactions yesterday.parquet --history orders.parquet
 bert4rec monitor runs/shop/model --interactions orders.parquet --since 2026-09-15
 
-Each new interaction is ranked after everything that its user did before it. The history is what
-came before: another file, of which only what is older counts, or the same file before --since.
+Each new interaction is ranked given everything its user did before it. Earlier interactions come
+from --history (only those older than the new ones count), or from the same file before --since.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, report."""
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
-    add("model", help="a model or adapter folder, or the name of one on a hub")
-    add("--interactions", type=Path, required=True, help="parquet, csv or jsonl of what is new")
-    add("--history", type=Path, help="the same of what came before")
-    add("--since", help="what is new in the file: unix seconds or ISO date, UTC")
-    add("-k", type=int, default=10, help="how many of the first places count")
-    add("--output", type=Path, help="a JSON file for everything measured")
+    add("model", help="a model or adapter folder, or the name of a repository on a hub")
+    add(
+        "--interactions",
+        type=Path,
+        required=True,
+        help="parquet, csv or jsonl file of the new interactions",
+    )
+    add("--history", type=Path, help="file of the earlier interactions, in the same format")
+    add("--since", help="interactions from here on are new: unix seconds or ISO date, UTC")
+    add("-k", type=int, default=10, help="metrics count the first K places")
+    add("--output", type=Path, help="write all measurements to a JSON file")
     add_interaction_options(parser)
     options = parser.parse_args(arguments)
 

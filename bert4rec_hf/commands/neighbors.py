@@ -2,10 +2,10 @@
 
 bert4rec neighbors runs/shop/model --dataset data/shop --output runs/shop/with-neighbors
 
-Neighbors of an item are those that stood close to it in the histories of the training part. They
-are counted, which takes seconds, and anew where the model has some; the network is not trained
-again. What they weigh is chosen among six weights and none by NDCG@10 on at most 5,000 histories of
-the validation split. The new folder is used as every model folder is.
+The neighbors of an item are the items that occur close to it in the training histories. Counting
+them takes seconds and replaces neighbors that the model already has; the network is not trained
+again. Their weight, one of six or zero, is chosen by NDCG@10 on at most 5,000 histories of the
+validation split. The new folder is used like any model folder.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, count and weigh, report."""
     parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("folder", type=Path, help="folder of a model")
-    parser.add_argument("--dataset", type=Path, required=True, help="the one it was trained on")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, must be new")
     parser.add_argument(
-        "--num-neighbors", type=int, default=50, help="of each item (default: %(default)s)"
+        "--dataset", type=Path, required=True, help="the prepared dataset that it was trained on"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write; must not exist"
+    )
+    parser.add_argument(
+        "--num-neighbors", type=int, default=50, help="neighbors per item (default: %(default)s)"
     )
     options, settings = parser.parse_known_args(arguments)
 
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for weight, metric in found.items():
         print(f"{weight:>6}  {metric:.4f}")
     best = max(found, key=found.get)
-    kept = "neighbors do not help, and are left out" if best == "0" else f"kept: weight {best}"
+    kept = "neighbors do not help and are left out" if best == "0" else f"kept: weight {best}"
     print(f"{kept}; written to {options.output}")
 
 

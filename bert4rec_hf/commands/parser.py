@@ -1,6 +1,6 @@
-"""The parser that every command begins with.
+"""The argument parser shared by all commands.
 
-Commands import what they need after they have parsed, so that `--help` answers at once.
+Commands import what they need after parsing, so that `--help` answers at once.
 """
 
 import argparse

@@ -34,50 +34,70 @@ del SYNTHETIC_SETTINGS["seed"]  # one seed for everything
 
 SWITCH = {"action": "store_true"}
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "what is kept": {
-        "vocabulary": {"help": "folder of a dataset or model whose catalog and ids are kept"},
-        "min-interactions": {"type": int, "help": "users and items with fewer are dropped"},
+    "filters": {
+        "vocabulary": {"help": "keep the catalog and ids of this dataset or model folder"},
+        "min-interactions": {"type": int, "help": "drop users and items with fewer interactions"},
         "min-rating": {"type": float, "help": "drop interactions rated lower"},
-        "duplicates": {"help": "of a user with the same item: keep_all, keep_first or keep_last"},
-        "where": {"nargs": "+", "metavar": "COLUMN=VALUE", "help": "rows that are read, or !="},
-        "drop-incomplete": SWITCH | {"help": "drop rows without user, item or time; counted"},
-        "titles": {"help": "file of item titles, if it does not lie beside the raw file"},
-        "title-column": {"metavar": "NAME", "help": "of titles, in their file or the raw one"},
+        "duplicates": {"help": "repeats of an item by one user: keep_all, keep_first or keep_last"},
+        "where": {
+            "nargs": "+",
+            "metavar": "COLUMN=VALUE",
+            "help": "read only rows with this value; or !=",
+        },
+        "drop-incomplete": SWITCH | {"help": "drop and count rows without user, item or time"},
+        "titles": {"help": "file of item titles, if not beside the raw file"},
+        "title-column": {
+            "metavar": "NAME",
+            "help": "column of the titles, in their file or the raw file",
+        },
     },
-    "how it is split": {
-        "split": {"help": "one of the splits below, leave_one_out if not given"},
-        "validation-users": {"type": int, "help": "users who validate (leave_one_out, by_user)"},
-        "test-users": {"type": int, "help": "users who test (by_user)"},
-        "validation-time": {"help": "begin of validation (temporal): unix seconds or ISO date"},
-        "test-time": {"help": "begin of the test (temporal)"},
-        "test-last": {"metavar": "SPAN", "help": "or its length, up to the end: 12h, 1d, 2w"},
-        "gap": {"metavar": "SPAN", "help": "before validation, not trained on (temporal)"},
-        "seed": {"type": int, "help": "of all draws, synthetic interactions included"},
+    "split": {
+        "split": {"help": "one of the splits below (default: leave_one_out)"},
+        "validation-users": {
+            "type": int,
+            "help": "number of users for validation (leave_one_out, by_user)",
+        },
+        "test-users": {"type": int, "help": "number of users for the test (by_user)"},
+        "validation-time": {"help": "start of validation (temporal): unix seconds or ISO date"},
+        "test-time": {"help": "start of the test (temporal)"},
+        "test-last": {
+            "metavar": "SPAN",
+            "help": "instead of --test-time: length of the test at the end, such as 12h, 1d or 2w",
+        },
+        "gap": {
+            "metavar": "SPAN",
+            "help": "span before validation to leave out of training (temporal)",
+        },
+        "seed": {"type": int, "help": "seed of all random draws, including synthetic interactions"},
     },
     "columns of csv, jsonl, parquet and recbole": {
         **{
-            f"{column}-column": {"metavar": "NAME", "help": f"{column} if not given"}
+            f"{column}-column": {"metavar": "NAME", "help": f"default: {column}"}
             for column in ("user", "item", "timestamp", "rating")
         },
-        "explode": {"metavar": "NAME", "help": "a column of lists, each entry becomes a row"},
+        "explode": {"metavar": "NAME", "help": "column of lists; each entry becomes a row"},
     },
-    "how the file is written": {
+    "file format": {
         "separator": {"help": "between columns (csv, recbole, pairs); \\t is a tab"},
         "header": {"nargs": "+", "metavar": "NAME", "help": "columns of a csv without header"},
-        "quote": {"help": "around fields (csv), '' where quotes are part of the text"},
-        "encoding": {"help": "such as latin-1, UTF-8 if not given"},
-        "missing": {"nargs": "*", "metavar": "TEXT", "help": f"nothing: {', '.join(MISSING)}"},
+        "quote": {"help": "around fields (csv); '' if quotes are part of the text"},
+        "encoding": {"help": "such as latin-1 (default: UTF-8)"},
+        "missing": {
+            "nargs": "*",
+            "metavar": "TEXT",
+            "help": f"texts that mean a missing value (default: {', '.join(MISSING)})",
+        },
     },
     "times": {
-        "order": {"help": "of a history: time, or file where there are no times"},
+        "order": {"help": "sort histories by time, or keep the order of the file: time or file"},
         "timestamp-format": {"help": "seconds, milliseconds, … or a pattern like %%d.%%m.%%Y"},
-        "allow-zero-timestamps": SWITCH | {"help": "0 is a time, not a missing one"},
-        "allow-negative-timestamps": SWITCH | {"help": "there are times before 1970"},
+        "allow-zero-timestamps": SWITCH | {"help": "accept 0 as a time, not as a missing value"},
+        "allow-negative-timestamps": SWITCH | {"help": "accept times before 1970"},
     },
     "synthetic interactions": {
         name.replace("_", "-"): {
             "type": type(field.default),
-            "help": f"{field.default} if not given",
+            "help": f"default: {field.default}",
         }
         for name, field in SYNTHETIC_SETTINGS.items()
     },
@@ -90,9 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(__spec__.name, __doc__)
     parser.argument_default = argparse.SUPPRESS
     parser.epilog = f"sources: {', '.join(SOURCES)}\nsplits: {', '.join(SPLITS)}"
-    parser.add_argument("source", help="format of the raw file, one of the sources below")
+    parser.add_argument("source", help="format of the raw file: one of the sources below")
     parser.add_argument("path", type=Path, nargs="?", default=None, help="raw file")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, must be new")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write; must not exist"
+    )
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, reading in options.items():
@@ -101,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
-    """Print what came out, and at what cost."""
+    """Print a summary of the dataset, time and memory."""
     before, after = statistics["before"], statistics["after"]
     if statistics["rows"] != before["interactions"]:
         print(f"{'rows':<14}{statistics['rows']:>12,}")
@@ -125,7 +147,7 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
 
 
 def describe_repeats(statistics: dict[str, Any], name: str) -> str:
-    """What share of a held-out part has a target that its history holds already."""
+    """Describe the share of held-out targets that repeat an item of their history."""
     count = statistics["repeated"].get(f"{name} targets seen before", 0)
     if count == 0:
         return ""
@@ -147,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = PreparationConfig(synthetic=SyntheticConfig(seed=seed, **synthetic), **options)
         if source in SOURCES:
             check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
-        with stopping_on_signals(lambda: "nothing was written, the same command starts again"):
+        with stopping_on_signals(lambda: "nothing was written; the same command starts again"):
             statistics = prepare_dataset(source, path, output, config, memory_room)
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")

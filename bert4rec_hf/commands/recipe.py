@@ -1,9 +1,9 @@
-"""Write the experiment that the recipe has for a prepared dataset, to be trained as it is.
+"""Choose the settings for a prepared dataset, and write them as an experiment to train.
 
 bert4rec recipe data/purchases --output purchases.yaml
 bert4rec train purchases.yaml --output runs/purchases
 
-What depends on the dataset follows from its training part by a rule, see configs/README.md.
+Settings that depend on the dataset are computed from its training part; see configs/README.md.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("dataset", type=Path, help="a prepared dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="a new YAML file")
-    parser.add_argument("--name", help="of the dataset, for the card; its folder's if not given")
-    parser.add_argument("--license", default="unknown", help="of the dataset, for the card")
+    parser.add_argument("--name", help="name of the dataset, for the card (default: the folder's)")
+    parser.add_argument("--license", default="unknown", help="license of the dataset, for the card")
     options = parser.parse_args(arguments)
 
     import yaml

@@ -3,9 +3,9 @@
 bert4rec recommend runs/shop/model item-003 item-007
 bert4rec recommend runs/shop/model --interactions orders.parquet -k 20 --output recs/
 
-The second form writes parquet files to the folder: user, rank, item, score and title in each row.
-accelerate launch scripts/recommend.py … shares the users out among processes, and the output is the
-same to the bit for any number of them. After a kill the same command goes on where it was.
+The second form writes parquet files with the columns user, rank, item, score and title.
+accelerate launch scripts/recommend.py … divides the users among processes; the output is
+bit-identical for any number of them. The same command resumes after it was killed.
 """
 
 import argparse
@@ -22,25 +22,52 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
-    add("model", help="a model or adapter folder, or the name of one on a hub")
+    add("model", help="a model or adapter folder, or the name of a repository on a hub")
     add("items", nargs="*", help="the history: raw items, oldest first")
     add("-k", type=int, default=10, help="how many items to recommend")
-    add("--candidates", type=Path, help="txt, csv or parquet of the only items to recommend")
-    add("--exclude", type=Path, help="the same of items to leave out; with a column user, for that")
+    add("--candidates", type=Path, help="txt, csv or parquet file of the only items to recommend")
+    add(
+        "--exclude",
+        type=Path,
+        help="file of items never to recommend; with a column user, for that user only",
+    )
     seen = parser.add_mutually_exclusive_group()
-    seen.add_argument("--include-seen", action="store_true", help="items of the history, too")
-    seen.add_argument("--exclude-seen", action="store_true", help="the default: new items only")
-    add("--cold", choices=COLD_HISTORIES, help="for users without known items; mask if not given")
-    add("--unknown", choices=UNKNOWN_ITEMS, help="items; error for one history, else skip")
-    add = parser.add_argument_group("all users of a shop").add_argument
-    add("--interactions", type=Path, help="parquet, csv or jsonl of user, item and timestamp")
+    seen.add_argument(
+        "--include-seen", action="store_true", help="also recommend items of the history"
+    )
+    seen.add_argument(
+        "--exclude-seen",
+        action="store_true",
+        help="recommend only items that are not in the history (default)",
+    )
+    add(
+        "--cold",
+        choices=COLD_HISTORIES,
+        help="what to recommend to users without known items (default: mask)",
+    )
+    add(
+        "--unknown",
+        choices=UNKNOWN_ITEMS,
+        help="what to do with unknown items (default: error for one history, else skip)",
+    )
+    add = parser.add_argument_group("all users of a file").add_argument
+    add(
+        "--interactions",
+        type=Path,
+        help="parquet, csv or jsonl file with the columns user, item and timestamp",
+    )
     add(
         "--users",
         type=Path,
-        help="txt, csv or parquet of the users to recommend to; all if not given",
+        help="txt, csv or parquet file of the users to recommend to (default: all)",
     )
     add("--output", type=Path, help="folder of the parquet files")
-    add("--users-per-file", type=int, default=USERS_PER_PART, help="about so many; less memory")
+    add(
+        "--users-per-file",
+        type=int,
+        default=USERS_PER_PART,
+        help="users per output file, roughly; fewer need less memory",
+    )
     add_interaction_options(parser)
     return parser
 
@@ -52,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if bool(options.items) == bool(options.interactions):
         parser.error("give either the items of a history, or --interactions with --output")
     if bool(options.interactions) != bool(options.output):
-        parser.error("--interactions and --output, the folder to write to, go together")
+        parser.error("--interactions needs --output, the folder to write, and the other way round")
 
     from transformers.utils.logging import disable_progress_bar
 

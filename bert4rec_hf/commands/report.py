@@ -9,7 +9,7 @@ from .parser import command_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, render, say what was written."""
+    """Parse, render, list what was written."""
     parser = command_parser(__spec__.name, __doc__)
     parser.parse_args(arguments)
 

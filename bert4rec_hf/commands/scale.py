@@ -1,4 +1,4 @@
-"""Train an experiment at several sizes, budgets and seeds, and fit the laws that they follow.
+"""Train an experiment at several sizes, budgets and seeds, and fit scaling laws to the results.
 
 bert4rec scale configs/beauty/scaling.yaml --output runs/scaling-beauty
 

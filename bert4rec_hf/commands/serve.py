@@ -4,7 +4,7 @@ bert4rec serve runs/shop/model --port 8000
 bert4rec serve runs/shop/model --adapter summer=runs/summer/adapter --host 0.0.0.0
 
 POST /recommend {"items": ["item-0410"], "k": 5}, POST /similar {"item": "item-0410"}, GET /health;
-GET /docs describes them all. Requests that come at the same time are answered together.
+GET /docs describes them all. Requests that arrive at the same time are answered in one batch.
 """
 
 import argparse
@@ -55,25 +55,29 @@ def build(options: argparse.Namespace) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, load, serve until told to stop."""
+    """Parse, load, serve until stopped."""
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("model", help="a model folder, or the name of a model on a hub")
-    add("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 accepts connections from other machines (default: %(default)s)",
+    )
     add("--port", type=int, default=8000)
     add(
         "--adapter",
         action="append",
         default=[],
         metavar="NAME=FOLDER",
-        help="an adapter for the model, and what requests call it; several times",
+        help="an adapter and the name that requests use for it; may be repeated",
     )
     add = parser.add_argument_group("limits of a request").add_argument
-    add("--max-items", type=int, help="items of a history, 1,000 if not given")
-    add("--max-name-length", type=int, help="characters of an item, 256 if not given")
-    add("--max-k", type=int, help="items recommended, 100 if not given")
-    add("--max-body-bytes", type=int, help="size, 1,000,000 if not given")
-    add("--max-waiting", type=int, help="requests that wait at a time, 1,000 if not given")
+    add("--max-items", type=int, help="items per history (default: 1,000)")
+    add("--max-name-length", type=int, help="characters per item (default: 256)")
+    add("--max-k", type=int, help="items recommended (default: 100)")
+    add("--max-body-bytes", type=int, help="bytes per request (default: 1,000,000)")
+    add("--max-waiting", type=int, help="requests waiting at a time (default: 1,000)")
     options = parser.parse_args(arguments)
 
     from safetensors import SafetensorError

@@ -13,13 +13,13 @@ from .parser import command_parser
 def study_parser(module: str, description: str) -> argparse.ArgumentParser:
     """Make the parser of a study's command; arguments as those of command_parser."""
     parser = command_parser(module, description)
-    parser.add_argument("config", type=Path, help="the file of a study, in configs/")
+    parser.add_argument("config", type=Path, help="YAML file of the study, in configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     return parser
 
 
 def check_worker() -> None:
-    """Refuse several processes: a worker of a study is one.
+    """Refuse to run as several processes, since each worker is one process.
 
     Raises:
         ValueError: There are several.
@@ -46,7 +46,7 @@ def report_study(
     """Train what is not trained yet, and print the results as Markdown.
 
     Args:
-        parser: Tells what is wrong.
+        parser: Reports what is wrong.
         options: As it parsed them.
         settings: `--section.setting value` pairs, over the file's.
         steps: What reads the file, what trains into a folder, and what renders the results by name.

@@ -3,7 +3,7 @@
 accelerate launch scripts/train.py configs/synthetic/bert4rec.yaml --output runs/synthetic
 
 Any setting of the file can be overridden: --training.learning_rate 1e-3 --model.hidden_size 128.
-With `base` and `adapter` sections in the file, a trained model folder is tuned further.
+A `base` section trains an existing model folder further; an `adapter` section adds an adapter.
 Devices, mixed precision and torch.compile are chosen by the flags of accelerate launch.
 """
 
@@ -28,13 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("config", type=Path, help="one file of configs/")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--name", help="of the run; that of the file if not given")
+    parser.add_argument("--name", help="name of the run (default: that of the file)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     parser.add_argument(
         "--refit",
         type=Path,
         metavar="RUN",
-        help="train on a dataset without a held-out part, as long as that run took to be best",
+        help="train on a dataset without held-out data, for as many steps as that run's best model",
     )
     parser.add_argument(
         "--profile",
@@ -43,12 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
         const=5,
         default=0,
         metavar="STEPS",
-        help="write what takes time and memory in so many steps (5) to the profile/ of the run",
+        help="profile time and memory of STEPS steps (default: 5) into the run's profile/ folder",
     )
     parser.add_argument(
         "--ignore-memory-estimate",
         action="store_true",
-        help="train even if the estimate says that a step does not fit into memory",
+        help="train even if a step is estimated not to fit into memory",
     )
     parser.add_argument(
         "--verify", action="store_true", help="check the whole dataset first, however large it is"
@@ -56,16 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--push-to-hub",
         metavar="USER/NAME",
-        help="publish the folder when it is measured; that you may is checked before the training",
+        help="publish the folder after evaluation; permission is checked before training",
     )
     parser.add_argument(
-        "--private", action="store_true", default=None, help="make that repository private"
+        "--private", action="store_true", default=None, help="make the repository private"
     )
     parser.add_argument(
         "--replay-step",
         type=int,
         metavar="STEP",
-        help="take one step of the run in the folder again, and say what comes of it",
+        help="repeat one step of the run and describe its loss and gradient",
     )
     return parser
 
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def publish(parser: argparse.ArgumentParser, folder: Path, repository: str) -> None:
-    """Push what was trained; where that fails, say how to do it later."""
+    """Push the trained folder; if that fails, say how to do it later."""
     from bert4rec_hf.hub.push import push
 
     try:
@@ -156,10 +156,10 @@ def run(
 
 
 def replay(options: argparse.Namespace, settings: list[str]) -> list[str]:
-    """Take the step again that the command line names.
+    """Repeat the step named on the command line.
 
     Returns:
-        What came of it, in lines; none on other processes than the main one.
+        Lines that describe it; none on other processes than the main one.
     """
     from accelerate.utils import set_seed
 
@@ -180,7 +180,7 @@ def advise(output: Path) -> str:
     """Say how to continue a run that was stopped."""
     if (output / "run.json").exists():
         return "the same command with --resume continues it"
-    return "nothing was begun, the same command starts it"
+    return "nothing was started; run the same command again"
 
 
 if __name__ == "__main__":

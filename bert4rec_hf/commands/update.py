@@ -1,10 +1,11 @@
-r"""Take new items and new interactions into a trained model, in a fraction of a training's time.
+r"""Add new items and interactions to a trained model, in a fraction of the time of a training.
 
 bert4rec update runs/shop/model --interactions orders.parquet --since 2026-09-15 \
     --output runs/shop/tuesday
 
-Only what happened since the date is learned; histories before it are context, so the file must hold
-them. New items join the vocabulary. What it was worth is measured on the newest interactions.
+Only interactions since the date are learned; earlier ones are context, so the file must contain
+them. New items join the vocabulary. The gain is measured on the newest interactions, which are held
+out.
 """
 
 from collections.abc import Sequence
@@ -30,14 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command_parser(__spec__.name, __doc__)
     add = parser.add_argument
     add("model", type=Path, help="a model folder")
-    add("--interactions", type=Path, required=True, help="parquet, csv or jsonl, whole histories")
-    add("--since", required=True, help="what is learned: unix seconds or ISO date, UTC")
-    add("--output", type=Path, required=True, help="the model folder to write, must be new")
-    add("--vectors", type=Path, help="parquet of item and vector, to initialize new items by")
-    add = parser.add_argument_group("how it is learned").add_argument
+    add(
+        "--interactions",
+        type=Path,
+        required=True,
+        help="parquet, csv or jsonl file of whole histories",
+    )
+    add(
+        "--since",
+        required=True,
+        help="learn interactions from here on: unix seconds or ISO date, UTC",
+    )
+    add("--output", type=Path, required=True, help="model folder to write; must not exist")
+    add(
+        "--vectors",
+        type=Path,
+        help="parquet file with the columns item and vector, to initialize new items from",
+    )
+    add = parser.add_argument_group("learning").add_argument
     for name, default in LEARNING.items():
         flag = f"--{name.replace('_', '-')}"
-        add(flag, type=type(default), default=default, help=f"{default} if not given")
+        add(flag, type=type(default), default=default, help=f"default: {default}")
     add_interaction_options(parser)
     options = parser.parse_args(arguments)
 

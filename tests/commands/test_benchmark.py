@@ -60,7 +60,7 @@ def test_an_adapter_is_measured_beside_training_the_whole_model(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "{here}/there/x.json"], "there/x.json does not exist; make it"),
+        (["--output", "{here}/there/x.json"], "there/x.json does not exist; create it"),
         (["--output", "{here}/taken.json"], "taken.json exists; choose another --output"),
         (["--contestants", "bert5rec"], "contestant must be one of full_softmax, "),
         (["--profile", "x", "--mode", "collate"], "mode must be train, got 'collate'"),

@@ -99,7 +99,7 @@ def test_sampled_ranking_is_marked(folders, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "{here}/there/x.json"], "there/x.json does not exist; make it"),
+        (["--output", "{here}/there/x.json"], "there/x.json does not exist; create it"),
         (["--output", "{here}/taken.json"], "taken.json exists; choose another --output"),
         (["--evaluation.kss", "[1]"], "evaluation.kss is not a setting of EvaluationConfig"),
         (["--training.seed", "1"], "training is not a setting of an evaluation"),

@@ -85,7 +85,7 @@ def test_a_space_shows_the_model_of_a_hub(tmp_path):
 def test_a_space_of_a_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main([str(tmp_path), "--space", str(tmp_path / "space")])
-    assert "a Space shows a model of a hub, such as user/shop" in capsys.readouterr().err
+    assert "a Space needs a model on a hub, such as user/shop" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_a_preparation_stops_and_leaves_nothing(begin, tmp_path, note):
     started = begin(*arguments)
     started.wait_for(lambda: list(tmp_path.glob(".unfinished-data-*/.lock")))
     stop(started, "SIGINT")
-    assert "stopped by SIGINT; nothing was written, the same command" in started.output
+    assert "stopped by SIGINT; nothing was written; the same command" in started.output
     assert "Traceback" not in started.output
     assert list(tmp_path.iterdir()) == []
     note(AREA, "SIGINT while preparing", "stopped, nothing left")

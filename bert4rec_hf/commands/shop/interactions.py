@@ -28,12 +28,12 @@ def read_interactions(options: argparse.Namespace, path: Path) -> pl.LazyFrame:
 
 
 def describe_columns(options: argparse.Namespace) -> list[str]:
-    """How interactions are read, to tell one job from another."""
+    """Describe how interactions are read, to distinguish one job from another."""
     return [options.source, options.user_column, options.item_column, options.timestamp_column]
 
 
 def fingerprint_file(path: Path | None) -> str | None:
-    """Tell the contents of files apart; None for no file."""
+    """Hash the contents of a file; None for no file."""
     if path is None:
         return None
     if not path.is_file():

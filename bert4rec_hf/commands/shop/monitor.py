@@ -18,7 +18,7 @@ from bert4rec_hf.serving.recommender import Recommender
 
 
 def read_files(options: argparse.Namespace) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read what is new, and what came before."""
+    """Read the new interactions and the earlier ones."""
     new = read_interactions(options, options.interactions).collect(engine="streaming")
     past = pl.DataFrame(schema=SCHEMA)
     if options.history:
@@ -45,11 +45,11 @@ def read_test(model: str) -> dict[str, float]:
 
 
 def render(results: dict[str, Any], k: int) -> str:
-    """Tell what was measured in a few lines, the verdict last."""
+    """Summarize the results in a few lines, the verdict last."""
     lines = [
         f"{results['interactions']:,} interactions of {results['users']:,} users, "
         f"{results['unknown_items_ratio']:.1%} with unknown items, "
-        f"{results['cold_users_ratio']:.1%} of the users without a past",
+        f"{results['cold_users_ratio']:.1%} of the users without a history",
         f"{'':<12}{f'HR@{k}':>8}{f'NDCG@{k}':>9}{'coverage':>10}",
     ]
     for name in ("model", "test", "popularity", "item_knn"):

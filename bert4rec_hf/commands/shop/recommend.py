@@ -37,7 +37,7 @@ def recommend_to_one(options: argparse.Namespace) -> None:
 
 
 def recommend_to_all(options: argparse.Namespace) -> None:
-    """Recommend to the users of a file, and tell what was written."""
+    """Recommend to the users of a file, and report what was written."""
     accelerator = launch()
     recommender = Recommender.from_pretrained(options.model, device=accelerator.device)
     request = read_request(options, recommender)
@@ -61,7 +61,7 @@ def recommend_to_all(options: argparse.Namespace) -> None:
 
 
 def read_request(options: argparse.Namespace, recommender: Recommender) -> BatchRequest:
-    """Read the files that say what may be recommended to whom."""
+    """Read the files of allowed items, excluded items and users."""
     candidates = options.candidates and read_names(options.candidates, ["item"])["item"].to_list()
     exclude = options.exclude and read_names(options.exclude, ["user", "item"])
     excluded: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def read_request(options: argparse.Namespace, recommender: Recommender) -> Batch
 
 
 def describe_job(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the output, to go on with the same job only."""
+    """Collect everything that affects the output, so that only the same job is resumed."""
     weights = fingerprint_weights(fetch_folder(options.model))
     files = ("interactions", "users", "candidates", "exclude")
     return {
@@ -101,10 +101,10 @@ def describe_job(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_totals(totals: dict[str, int]) -> str:
-    """Tell in a line what was written, and in further ones what was met on the way."""
+    """Summarize what was written, then what was skipped."""
     lines = [f"{totals['users']:,} users in {totals['shards']:,} files"]
     if totals["cold_users"]:
-        lines.append(f"{totals['cold_users']:,} of them have no item of the catalog")
+        lines.append(f"{totals['cold_users']:,} of them have no item in the catalog")
     if totals["unknown_interactions"]:
         lines.append(
             f"{totals['unknown_interactions']:,} interactions with unknown items were skipped"

@@ -88,7 +88,7 @@ def test_a_committed_comparison_is_of_committed_configs_and_says_what_was_measur
         stems = {name.partition("-")[2] for name in results["runs"]}
         assert {"base", "full", "lora", "constant_gate", "ilora"} <= stems
     else:
-        assert results["against"].endswith("-bert4rec")
+        assert results["against"].endswith(("-bert4rec", "-neighbors"))
         assert len(results["runs"][results["against"]]) >= 3
 
 

@@ -21,7 +21,7 @@ Section = TypeVar("Section")
 PUBLISHED_METRICS = ("hit_rate@10", "ndcg@10")
 PUBLISHED = ("model", *PUBLISHED_METRICS, "source")
 INITIALIZATIONS = ("item_initialization", "attention_initialization")
-"""Settings that say what weights begin with."""
+"""Settings that decide how weights are initialized."""
 
 
 @strict

@@ -340,7 +340,7 @@ def refuse_row(
     raise ValueError(
         f"{name_line(line, raw)} {message}: {found}; {np.count_nonzero(fault):,} of "
         f"{len(fault):,} interactions cannot be used{told}, "
-        f"{ways.get(message, 'mend or remove them')}"
+        f"{ways.get(message, 'fix or remove them')}"
     )
 
 
@@ -381,7 +381,7 @@ def scale_times(
     if other is not None:
         raise ValueError(
             f"{name_line(frame['line'][other], raw)} has the timestamp {values[other]:.0f}, while "
-            f"most are {unit}: some times are in another unit; mend them, or name the unit by "
+            f"most are {unit}: some times are in another unit; fix them, or name the unit by "
             "--timestamp-format if it is one"
         )
     frame = frame.with_columns(pl.col("timestamp") / UNITS.get(unit, 1))

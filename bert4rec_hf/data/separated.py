@@ -216,7 +216,7 @@ class SeparatedText:
         kind = "as columns are named" if self.names else "as its header has"
         raise ValueError(
             f"line {line} of {self.path.name} has {found} fields, not {width} {kind}: "
-            f"{text.strip()[:200]!r}; mend the line, or name another --separator"
+            f"{text.strip()[:200]!r}; fix the line, or name another --separator"
         )
 
     def _refuse_quote(self, line: int, text: bytes, error: str = "it is never closed") -> NoReturn:

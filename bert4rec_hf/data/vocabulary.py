@@ -132,7 +132,7 @@ def read_ids(path: Path) -> dict[str, int]:
     model = content.get("model")
     ids = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(ids, dict) or model.get("type") != "WordLevel":
-        raise ValueError(f"{path} is no vocabulary of items, its model is not of type WordLevel")
+        raise ValueError(f"{path} is not a vocabulary of items; its model is not of type WordLevel")
     check_ids(ids, path)
     added = content.get("added_tokens") or []
     for token in added if isinstance(added, list) else [added]:

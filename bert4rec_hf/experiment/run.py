@@ -96,7 +96,7 @@ def run_experiment(  # noqa: PLR0913 - the options of a run
     elif len(dataset.validation) == 0:
         raise ValueError(
             f"{dataset.folder} holds out nothing to validate; name a finished run of this "
-            "experiment by --refit, which tells how long to train, or prepare with another split"
+            "experiment with --refit, which sets how long to train, or prepare with another split"
         )
     options = RunOptions(
         is_resumed=is_resumed, profiled_steps=profiled_steps, ignores_memory=ignores_memory
@@ -125,8 +125,8 @@ def _write_card(results: dict[str, Any], path: Path) -> None:
         write_card(results, path)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a trained run
         logger.warning(
-            "%s could not be written: %s: %s; the model and results.json are there, mend the card "
-            "section of the experiment, and --resume writes the card without training again",
+            "%s could not be written: %s: %s; the model and results.json were written; fix the "
+            "card section of the experiment, and --resume writes the card without training again",
             *(path, type(error).__name__, error),
         )
 

@@ -62,9 +62,9 @@ def check_settings(config: BERT4RecConfig, path: Path) -> None:
     saved = getattr(config, "settings_fingerprint", None)
     if saved is not None and saved != fingerprint_settings(config):
         raise ValueError(
-            f"{path} was changed since its weights were saved: a setting that scores depend on, "
-            "such as hidden_act or num_attention_heads, is another; take the config.json that was "
-            "saved with the weights, or remove settings_fingerprint if the change is meant"
+            f"{path} was changed since its weights were saved: a setting that affects scores, "
+            "such as hidden_act or num_attention_heads, is different; take the config.json that "
+            "was saved with the weights, or remove settings_fingerprint if the change is meant"
         )
 
 

@@ -148,7 +148,7 @@ def rebuild(downloaded: Path, folder: Path) -> None:
         except ValueError as error:
             raise ValueError(
                 f"{downloaded} holds other histories than its statistics.json was written for "
-                f"({error}); ask whoever pushed it"
+                f"({error}); contact its owner"
             ) from error
         stage.rename(folder)
 

@@ -50,7 +50,7 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
         return (
-            f"{name} is gated: ask for access at {hub}/{name}, and log in by `hf auth login` or "
+            f"{name} is gated: ask for access at {hub}/{name}, and log in with `hf auth login` or "
             "give a token"
         )
     if isinstance(error, RevisionNotFoundError):

@@ -143,7 +143,7 @@ def list_weights(folder: Path) -> list[Path]:
     if not index.is_file():
         pickles = [path.name for path in sorted(folder.glob("*.bin"))]
         hint = f"; {pickles[0]} is a pickle, which is not read" if pickles else ""
-        raise ValueError(f"{folder} has no weights, {WEIGHTS} is missing{hint}")
+        raise ValueError(f"{folder} has no weights: {WEIGHTS} is missing{hint}")
     places = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
         raise ValueError(f"{index} must have a weight_map from weights to files")
@@ -187,7 +187,7 @@ def check_adapter_header(folder: Path) -> dict[str, Stored]:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         pickle = folder / "adapter_model.bin"
         hint = f"; {pickle.name} is a pickle, which is not read" if pickle.is_file() else ""
-        raise ValueError(f"{folder} has no weights, {ADAPTER_WEIGHTS} is missing{hint}")
+        raise ValueError(f"{folder} has no weights: {ADAPTER_WEIGHTS} is missing{hint}")
     stored = read_header(folder / ADAPTER_WEIGHTS)
     largest = max((size for each in stored.values() for size in each.shape), default=0)
     for name, size in stated_sizes(settings):

@@ -103,8 +103,8 @@ class ItemIndex:
         """
         if isinstance(encoded, EncodedHistories):
             raise ValueError(
-                "the model mixes item neighbors into its scores, which approximate search cannot; "
-                "leave approximate out"
+                "the model mixes item neighbors into its scores, which approximate search cannot "
+                "do; leave approximate out"
             )
         states = encoded.float().cpu()
         if self.items.shape[1] > states.shape[1]:  # the last number of items is their bias

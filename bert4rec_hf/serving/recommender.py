@@ -371,7 +371,7 @@ class Recommender:
         allowed = None if candidates is None else self.read_items("candidates", candidates)
         if allowed is not None and len(allowed) == 0:
             raise ValueError(
-                "none of the candidates is in the catalog; were they named as in its dataset?"
+                "none of the candidates is in the catalog; are they named as in its dataset?"
             )
         scorer = self._choose_scorer(allowed, for_all, approximate=approximate)
         return Options(k, scorer, by_user, exclude_seen, cold, unknown)

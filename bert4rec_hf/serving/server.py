@@ -54,7 +54,7 @@ def load_recommenders(model: str | Path, adapters: Mapping[str, str]) -> dict[st
         ValueError: An adapter is called as the model itself is, or cannot be loaded.
     """
     if BASE in adapters:
-        raise ValueError(f"{BASE!r} is the model without an adapter; call the adapter otherwise")
+        raise ValueError(f"{BASE!r} is the model without an adapter; give the adapter another name")
     base = Recommender.from_pretrained(model)
     found = {BASE: base}
     for name, folder in adapters.items():
@@ -156,7 +156,7 @@ async def refuse_large(
     """Answer only what says how large it is, and is not too large to be read."""
     length = request.headers.get("content-length", "0" if request.method == "GET" else "")
     if not length.isdecimal():
-        return Response("a request must say its content-length", 411)
+        return Response("a request must state its content-length", 411)
     if int(length) > max_bytes:
         return Response(
             f"the request has {int(length):,} bytes, at most {max_bytes:,} are read; send fewer "

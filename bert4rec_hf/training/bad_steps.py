@@ -53,7 +53,7 @@ class StepGuard:
         self.skips = skips
         self.accelerator = accelerator
         self.describe_batches: Callable[[int], str] = lambda step: ""
-        """Says what a step has read."""
+        """Describes what a step has read."""
         self._losses: list[Tensor] = []
         self._pending: _Pending | None = None
 

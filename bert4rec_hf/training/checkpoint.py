@@ -246,7 +246,7 @@ def load_checkpoint(
     elif accelerator.is_main_process:
         logger.info(
             "%s was written by %d processes and %d go on with it: same weights, moments and "
-            "batches, yet not bit for bit, as dropout draws anew",
+            "batches, but not bit for bit, as dropout draws differently",
             *(checkpoint, num_processes, accelerator.num_processes),
         )
     state = saved["state"].items()

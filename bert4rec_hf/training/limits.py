@@ -34,7 +34,7 @@ def raise_file_limit(num_workers: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ValueError(
             f"data.num_workers is {num_workers}, which takes {needed} open files, and the system "
-            f"allows {hard} (ulimit -Hn); raise that, or set data.num_workers to 0"
+            f"allows {hard} (ulimit -Hn); raise the limit, or set data.num_workers to 0"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -303,7 +303,7 @@ class TrainingRun:
             step = f"{self.state.step:,}"
             text = f"the checkpoint of step {step} could not be written: {describe(error)}"
             if is_last:
-                raise OSError(f"{text}; mend that, and continue with --resume") from error
+                raise OSError(f"{text}; fix that, and continue with --resume") from error
             if self.accelerator.is_main_process:
                 logger.warning("%s; training goes on, and tries again with the next one", text)
 

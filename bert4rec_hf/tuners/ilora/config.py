@@ -35,7 +35,7 @@ class ILoraConfig(PeftConfig):
     """Share of the numbers dropped before they enter the low-rank pair."""
 
     gate: str = "instance"
-    """Who weighs the experts: the `instance`, a learned `constant`, or nobody (`uniform`)."""
+    """What weighs the experts: the `instance`, a learned `constant`, or nothing (`uniform`)."""
 
     target_modules: list[str] | str | None = None
     """Linear layers of the encoder, by the end of their names or a regular expression; `all-linear`

@@ -170,7 +170,7 @@ class ILoraModel(BaseTuner):
             )
         if all(target is not module for module in self.encoder.modules()):
             raise ValueError(
-                f"target module {key} lies outside of the encoder, where histories cannot be told "
+                f"target module {key} lies outside of the encoder, where histories cannot be kept "
                 "apart; name it in exclude_modules, or train it whole by modules_to_save"
             )
 

@@ -28,7 +28,7 @@ class MeasuredSplit(TypedDict):
 
 
 class RunResults(TypedDict):
-    """`results.json` of a run: what was trained, on what, with what, and what came of it."""
+    """`results.json` of a run: what was trained, on what, with what, and the results."""
 
     run: str
     dataset_fingerprint: str

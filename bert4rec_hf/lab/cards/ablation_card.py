@@ -49,13 +49,13 @@ def describe_settings(settings: dict[str, Any]) -> str:
 
 def render_changes(results: dict[str, Any]) -> str:
     """One line per change: its settings, its metrics, and what is lost or won by it."""
-    head = ["change", "settings", "HR@10", "NDCG@10", "NDCG@10 by it", "s"]
+    head = ["change", "settings", "HR@10", "NDCG@10", "change in NDCG@10", "s"]
     return "\n".join([*table_head(head), *_rows(results)])
 
 
 def render_tried(results: dict[str, Any]) -> str:
     """One line per idea that was tried and left out: what it reached, and what went without it."""
-    head = ["idea", "steps", "HR@10", "NDCG@10", "NDCG@10 without", "by it"]
+    head = ["idea", "steps", "HR@10", "NDCG@10", "NDCG@10 without", "change"]
     return "\n".join([*table_head(head), *(_tried(row) for row in results["rows"])])
 
 

@@ -13,7 +13,7 @@ SIGNIFICANT = 0.05
 
 
 def render_comparison_card(name: str, results: dict[str, Any]) -> str:
-    """Tell in Markdown what was compared, how, and what came of it.
+    """Tell in Markdown what was compared, how, and the results.
 
     Args:
         name: Of the results file, without its ending, and of the plot.
@@ -124,7 +124,13 @@ def render_segments(results: dict[str, Any]) -> list[str]:
 
 def render_experts(results: dict[str, Any]) -> list[str]:
     """A table of how each iLoRA run mixes its experts; nothing if there is none."""
-    heading = ["run", "bits a user tells", "experts per user", "mean weights", "deviation"]
+    heading = [
+        "run",
+        "bits per user about the expert",
+        "experts per user",
+        "mean weights",
+        "deviation",
+    ]
     heading += ["NDCG@10", "with the mean weights for all"]
     rows = []
     for name, runs in results["runs"].items():

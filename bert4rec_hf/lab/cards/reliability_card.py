@@ -1,4 +1,4 @@
-"""What was done to the commands, how often, and what came of it, as the trials noted it."""
+"""What was done to the commands, how often, and the outcome, as the trials recorded it."""
 
 from collections import Counter
 from typing import Any
@@ -22,7 +22,7 @@ def render_reliability(results: dict[str, dict[str, Any]]) -> str:
     for each in results.values():
         for trial in each["trials"]:
             times[trial["area"], trial["tried"], trial["outcome"]] += trial["times"]
-    lines = [INTRODUCTION, "| area | tried | times | what came of it |", "|---|---|---|---|"]
+    lines = [INTRODUCTION, "| area | tried | times | outcome |", "|---|---|---|---|"]
     lines += [
         f"| {area} | {tried} | {count} | {outcome} |"
         for (area, tried, outcome), count in times.items()

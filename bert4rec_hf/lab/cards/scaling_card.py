@@ -20,7 +20,7 @@ LABELS = {
 
 
 def render_scaling_card(name: str, results: dict[str, Any]) -> str:
-    """Tell in Markdown what was trained, what came of it, and which laws that follows.
+    """Tell in Markdown what was trained, the results, and the laws they follow.
 
     Args:
         name: Of the results file, without its ending, and of the plot.

@@ -227,7 +227,7 @@ def test_the_offered_precisions_are_those_that_exist():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "int8"], "--precision int8 costs accuracy; name the prepared dataset"),
+        (["--precision", "int8"], "--precision int8 costs accuracy; give a prepared dataset"),
         (["-k", "0"], "k must be at least 1, got 0"),
         (["--onnx", "."], r". exists; name another folder"),
     ],

@@ -17,6 +17,10 @@ POWER_ITERATIONS = 4
 OVERSAMPLING = 16
 """Of the randomized factorization: how near it comes to the exact one."""
 
+LARGE_CATALOG, MAX_FACTORS = 100_000, 128
+"""Larger catalogs are factorized into so many factors at most, turned into wider vectors, as time
+goes with items times factors: at 160,052 items 384 factors take minutes more than 128."""
+
 MAX_COUNTED_ITEMS = 5_000_000
 """Interactions whose neighbors are counted, those of drawn histories where there are more: each
 has up to ten neighbors, and a sparse matrix of all pairs would take hundreds of bytes for each."""
@@ -59,10 +63,11 @@ def co_occurrence_vectors(
     ).coalesce()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tried = min(size + OVERSAMPLING, vocab_size)
+        factors = min(size, vocab_size, MAX_FACTORS if vocab_size > LARGE_CATALOG else size)
+        tried = min(factors + OVERSAMPLING, vocab_size)
         left, values, _ = torch.svd_lowrank(table, q=tried, niter=POWER_ITERATIONS)
         turn = torch.linalg.qr(torch.randn(size, size))[0]
-    vectors = (left * values.sqrt())[:, :size] @ turn[:tried]
+    vectors = (left * values.sqrt())[:, :factors] @ turn[:factors]
     return torch.where(torch.from_numpy(similarity.sum(axis=1) > 0).unsqueeze(1), vectors, 0)
 
 

@@ -205,6 +205,9 @@ def test_synthetic_data_tells_what_is_possible_only_while_it_is_whole(tmp_path):
     whole = prepare_dataset("synthetic", None, tmp_path / "a", PreparationConfig(**config))
     assert 0 < whole["best_possible"]["ndcg@10"] < 1
     assert whole["settings"]["synthetic"]["num_items"] == 31
+    some = PreparationConfig(**config, split="by_user", validation_users=7, test_users=13)
+    held_out = prepare_dataset("synthetic", None, tmp_path / "c", some)
+    assert held_out["best_possible"] == whole["best_possible"]
     filtered = PreparationConfig(**config, min_interactions=6)
     assert "best_possible" not in prepare_dataset("synthetic", None, tmp_path / "b", filtered)
 

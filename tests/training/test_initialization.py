@@ -43,6 +43,16 @@ def test_products_of_vectors_are_the_nearest_there_are_to_the_similarity(size, m
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=2e-3)
 
 
+def test_a_large_catalog_has_few_factors_in_as_wide_vectors(monkeypatch):
+    whole = co_occurrence_vectors(make_histories(), VOCAB_SIZE, 3)
+    monkeypatch.setattr(initialization, "LARGE_CATALOG", VOCAB_SIZE - 1)
+    monkeypatch.setattr(initialization, "MAX_FACTORS", 3)
+    vectors = co_occurrence_vectors(make_histories(), VOCAB_SIZE, 8)
+    assert vectors.shape == (VOCAB_SIZE, 8)
+    assert np.linalg.matrix_rank(vectors) == 3
+    np.testing.assert_allclose(vectors @ vectors.T, whole @ whole.T, atol=2e-3)
+
+
 def test_of_many_interactions_those_of_some_whole_histories_are_counted(monkeypatch):
     histories = make_histories()
     counted = []

@@ -2,6 +2,7 @@
 
 bert4rec prepare synthetic --output data/synthetic
 bert4rec prepare ml1m ml-1m/ratings.dat --min-interactions 5 --output data/ml1m
+bert4rec prepare hub yandex/yambda --config flat/50m/listens --output data/yambda
 """
 
 import argparse
@@ -17,11 +18,12 @@ from huggingface_hub.errors import StrictDataclassError
 
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.names import MISSING
-from bert4rec_hf.data.options import check_settings
-from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.options import SPLITS_OF, check_settings
+from bert4rec_hf.data.preparation import check_output, prepare_dataset
 from bert4rec_hf.data.sources import SOURCES
 from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.hub.raw_dataset import RawDataset, fetch_dataset
 from bert4rec_hf.training.interruption import stopping_on_signals
 from bert4rec_hf.training.process_memory import peak_resident_bytes
 from bert4rec_hf.training.room import memory_room
@@ -32,8 +34,17 @@ SYNTHETIC_SETTINGS = {field.name: field for field in fields(SyntheticConfig)}
 del SYNTHETIC_SETTINGS["seed"]  # one seed for everything
 
 
+HUB = "hub"
+"""The source that is downloaded."""
+
+HUB_OPTIONS = ("config", "revision")
+SPLIT_TIMES = {"validation_time", "test_time", "test_last"}
 SWITCH = {"action": "store_true"}
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "datasets of a hub": {
+        "config": {"help": "one of the dataset's configurations, or a file, folder or pattern"},
+        "revision": {"help": "branch, tag or commit (default: main)"},
+    },
     "filters": {
         "vocabulary": {"help": "keep the catalog and ids of this dataset or model folder"},
         "min-interactions": {"type": int, "help": "drop users and items with fewer interactions"},
@@ -109,9 +120,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Offer the settings of PreparationConfig and SyntheticConfig, which know their defaults."""
     parser = command_parser(__spec__.name, __doc__)
     parser.argument_default = argparse.SUPPRESS
-    parser.epilog = f"sources: {', '.join(SOURCES)}\nsplits: {', '.join(SPLITS)}"
+    parser.epilog = f"sources: {', '.join([*SOURCES, HUB])}\nsplits: {', '.join(SPLITS)}"
     parser.add_argument("source", help="format of the raw file: one of the sources below")
-    parser.add_argument("path", type=Path, nargs="?", default=None, help="raw file")
+    parser.add_argument(
+        "path",
+        type=Path,
+        nargs="?",
+        default=None,
+        help="raw file, a folder of them (csv, jsonl, parquet), or owner/dataset (hub)",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder to write; must not exist"
     )
@@ -120,6 +137,28 @@ def build_parser() -> argparse.ArgumentParser:
         for name, reading in options.items():
             group.add_argument(f"--{name}", **reading)
     return parser
+
+
+def download(path: Path | None, options: dict[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
+    """Download a dataset of a hub.
+
+    Args:
+        path: Its name.
+        options: Settings of the preparation and HUB_OPTIONS, which are taken out.
+
+    Returns:
+        What was downloaded, and the settings with those that are known for it.
+    """
+    if path is None:
+        raise ValueError("the source hub needs the name of a dataset, as owner/dataset")
+    asked = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    dataset = fetch_dataset(path.as_posix(), **asked)
+    settings = dict(dataset.settings)
+    if "split" in options:
+        unused = {"split", *SPLITS_OF}
+    else:
+        unused = SPLIT_TIMES if SPLIT_TIMES & options.keys() else set()
+    return dataset, {k: v for k, v in settings.items() if k not in unused} | options
 
 
 def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
@@ -135,7 +174,7 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
     for line, count in lines.items():
         if count:
             print(f"{line}: {count:,}")
-    for note in statistics["notes"]:
+    for note in [*describe_origin(statistics), *statistics["notes"]]:
         print(note)
     if statistics["titles"]:
         print(f"{'titles':<14}{statistics['titles']:>12,} of {after['items']:,}")
@@ -144,6 +183,16 @@ def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
     peak = peak_resident_bytes() / 1e9
     print(f"fingerprint {statistics['fingerprint']}, {seconds:.1f} s, {peak:.2f} GB at the peak")
     print(f"written to {output}")
+
+
+def describe_origin(statistics: dict[str, Any]) -> list[str]:
+    """Name the dataset of a hub that was read, and say what a user should know of it."""
+    origin = statistics.get("hub")
+    if origin is None:
+        return []
+    count = len(origin["files"])
+    read = f"read from {origin['repository']} at {origin['revision']}, {count:,} files"
+    return [read, *([origin["note"]] if origin["note"] else [])]
 
 
 def describe_repeats(statistics: dict[str, Any], name: str) -> str:
@@ -155,24 +204,46 @@ def describe_repeats(statistics: dict[str, Any], name: str) -> str:
     return f"; {share:.1%} of the targets repeat an item of their history"
 
 
+def prepare(
+    source: str, path: Path | None, output: Path, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Prepare with the options of the command line.
+
+    Raises:
+        ValueError: They do not fit together, or the source cannot be read.
+    """
+    origin, synthetic = None, {}
+    for name in options.keys() & SYNTHETIC_SETTINGS.keys():
+        synthetic[name] = options.pop(name)
+    if source == HUB:
+        check_output(output)
+        dataset, options = download(path, options)
+        source, path, origin = dataset.source, dataset.path, dataset.origin
+    for name in HUB_OPTIONS:
+        if name in options:
+            raise ValueError(f"the source {source} does not use {name}; it acts with {HUB}")
+    if "separator" in options:
+        options["separator"] = options["separator"].replace("\\t", "\t")
+    seed = options.get("seed", 0)
+    config = PreparationConfig(synthetic=SyntheticConfig(seed=seed, **synthetic), **options)
+    if source in SOURCES:
+        check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
+    with stopping_on_signals(lambda: "nothing was written; the same command starts again"):
+        return prepare_dataset(source, path, output, config, memory_room, origin)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, prepare, report."""
     start = time.perf_counter()
     options = vars(build_parser().parse_args(arguments))
     source, path, output = (options.pop(name) for name in ("source", "path", "output"))
-    synthetic = {name: options.pop(name) for name in SYNTHETIC_SETTINGS if name in options}
-    if "separator" in options:
-        options["separator"] = options["separator"].replace("\\t", "\t")
-    seed = options.get("seed", 0)
+    asked = f", config {options['config']}" if "config" in options else ""
+    place = f"{path}{asked}: " if source == HUB else ""
     datasets.disable_progress_bars()
     try:
-        config = PreparationConfig(synthetic=SyntheticConfig(seed=seed, **synthetic), **options)
-        if source in SOURCES:
-            check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
-        with stopping_on_signals(lambda: "nothing was written; the same command starts again"):
-            statistics = prepare_dataset(source, path, output, config, memory_room)
+        statistics = prepare(source, path, output, options)
     except (ValueError, OSError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {place}{error}")
     except MemoryError as error:
         sys.exit(f"error: there is not enough memory for {path}: {error}")
     report(statistics, output, time.perf_counter() - start)

@@ -31,7 +31,10 @@ def render_card(statistics: dict[str, Any], repository: str = "") -> str:
     }
     parts = statistics["splits"]
     columns = list(parts["test"])
-    name = statistics["file"] or statistics["source"]
+    name, origin = statistics["file"] or statistics["source"], ""
+    if hub := statistics.get("hub"):
+        name = f"{hub['repository']} {hub['config']}".strip()
+        origin = f" of the dataset `{hub['repository']}` at revision `{hub['revision']}`"
     title = f"{name}, prepared for sequential recommendation"
     tags = ["recommendation", "sequential-recommendation", "recsys", "next-item-prediction"]
     return CARD.format(
@@ -43,6 +46,7 @@ def render_card(statistics: dict[str, Any], repository: str = "") -> str:
         left_out=_table(["users not held out", ""], statistics["left_out"].items()),
         parts=_table(["", *columns], [[key, *map(parts[key].get, columns)] for key in parts]),
         use=(USE_OF_REPOSITORY if repository else USE).format(repository=repository),
+        origin=origin,
         settings=fence(json.dumps(statistics["settings"], indent=2)),
         **{key: statistics[key] for key in ("source", "fingerprint", "vocabulary_fingerprint")},
     )
@@ -63,7 +67,7 @@ CARD = """---
 
 # {title}
 
-Histories of items, oldest first, read from the source `{source}`. Ids are those of
+Histories of items, oldest first, read from the source `{source}`{origin}. Ids are those of
 `tokenizer.json`: 0 is padding, 1 the mask, items begin at 2.
 
 {counts}

@@ -123,7 +123,7 @@ class PreparationConfig:
             raise ValueError(f"min_interactions must be 0 or more, got {self.min_interactions}")
 
     def validate_duplicates(self) -> None:
-        if self.duplicates == "keep_last" and self.split in ("temporal", "given"):
+        if self.duplicates == "keep_last" and self.split in ("temporal", "given", "given_next"):
             raise ValueError(
                 f"duplicates=keep_last would let the held-out part decide what the split "
                 f"{self.split} trains on; use keep_first or keep_all"

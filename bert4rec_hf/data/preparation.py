@@ -39,7 +39,8 @@ from .interactions import (
 from .names import near_misses
 from .options import check_settings
 from .reading import RawInteractions, collect_interactions
-from .sources import SOURCES
+from .several import Files
+from .sources import SOURCES, open_source
 from .splits import SPLITS, split_interactions
 from .titles import MissingColumnsError, read_titles
 from .verification import dataset_fingerprint
@@ -78,19 +79,21 @@ def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
 
 def prepare_dataset(
     source: str,
-    path: Path | None,
+    path: Path | Files | None,
     output: Path,
     config: PreparationConfig,
     memory_room: Callable[[], int] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turn a raw source into a prepared folder, and tell what was measured on the way.
 
     Args:
         source: A name of the table SOURCES.
-        path: The raw file; None where the source is generated.
+        path: The raw file, or a folder of them; None where the source is generated.
         output: The folder to write; it appears only when everything is in it.
         config: What to keep, and how to split.
         memory_room: As of collect_interactions.
+        origin: Where the files were downloaded from, for the statistics.
 
     Returns:
         The content of `statistics.json`.
@@ -98,7 +101,7 @@ def prepare_dataset(
     check_request(source, path, output, config)
     remove_unfinished(output)
     with refusing_unreadable(path):
-        raw = SOURCES[source](path, config)
+        raw = open_source(source, path, config)
         name = path.name if path else source
         collected = collect_interactions(raw, config, name, memory_room)
     before = count_distinct(collected.frame)
@@ -114,6 +117,7 @@ def prepare_dataset(
     statistics = {
         "source": source,
         "file": path.name if path else None,
+        **({"hub": origin} if origin else {}),
         "settings": used_settings(source, config),
         "rows": before["interactions"] + sum(collected.dropped.values()),
         "before": before,
@@ -145,15 +149,16 @@ def remove_unfinished(output: Path) -> None:
             shutil.rmtree(workplace)
 
 
-def check_request(source: str, path: Path | None, output: Path, config: PreparationConfig) -> None:
+def check_request(
+    source: str, path: Path | Files | None, output: Path, config: PreparationConfig
+) -> None:
     """Refuse what can be seen to fail before anything is read."""
     for name, table, kind in ((source, SOURCES, "source"), (config.split, SPLITS, "split")):
         if name not in table:
             close = get_close_matches(name, table, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"there is no {kind} {name!r}; {hint}known: {', '.join(table)}")
-    if output.exists():
-        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
+    check_output(output)
     if path is None and source != "synthetic":
         raise ValueError(f"the source {source} needs the path of its file")
     if path is not None and source == "synthetic":
@@ -163,8 +168,14 @@ def check_request(source: str, path: Path | None, output: Path, config: Preparat
         raise FileNotFoundError(f"there is no file of titles {config.titles}")
 
 
+def check_output(output: Path) -> None:
+    """Refuse to write where something is already."""
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
+
+
 @contextmanager
-def refusing_unreadable(path: Path | None) -> Iterator[None]:
+def refusing_unreadable(path: Path | Files | None) -> Iterator[None]:
     """Say of a broken file that it is broken, whoever notices."""
     try:
         yield

@@ -13,10 +13,11 @@ import polars as pl
 from .interactions import PreparationConfig
 from .json_lines import JsonLines
 from .parquet import Parquet
-from .reading import FILE_SHIFT, RawInteractions
+from .reading import RawInteractions
 from .recbole import merge_lists
 from .rows import Table, select_rows
 from .separated import UNIT_SEPARATOR, SeparatedText
+from .several import Files, describe_files, find_files, open_several
 from .synthetic import generate_interactions
 
 AMAZON_2014 = {
@@ -80,10 +81,10 @@ def read_amazon2023_jsonl(path: Path, config: PreparationConfig) -> RawInteracti
     return raw
 
 
-def read_amazon2023_rating_csv(path: Path, config: PreparationConfig) -> RawInteractions:
+def read_amazon2023_rating_csv(path: Path | Files, config: PreparationConfig) -> RawInteractions:
     """Amazon Reviews 2023, `5core_rating_only` or `0core`: csv with header, milliseconds."""
-    table = separated(path, config, ",")
-    raw = choose_columns(table, config, AMAZON_2023, titles=amazon2023_titles(path))
+    table = open_several(path, lambda each: separated(each, config, ","))
+    raw = choose_columns(table, config, AMAZON_2023, titles=amazon2023_titles(table.path))
     raw.unit = "milliseconds"
     return raw
 
@@ -95,25 +96,10 @@ def read_amazon2023_last_out(path: Path, config: PreparationConfig) -> RawIntera
     """
     if ".train." not in path.name:
         raise ValueError(f"name the file of the train split, <category>.train.csv, got {path.name}")
-    files = {"train": "train", "validation": "valid", "test": "test"}
-    parts = {}
-    for split, file in files.items():
-        its_path = path.with_name(path.name.replace(".train.", f".{file}."))
-        parts[split] = read_amazon2023_rating_csv(its_path, config)
-    raw = parts["train"]
-    for part in parts.values():
-        part.dropped = raw.dropped
-
-    def read() -> Iterator[pl.DataFrame]:
-        for number, (split, part) in enumerate(parts.items()):
-            line = pl.col("line") + (number << FILE_SHIFT)
-            for block in part.read():
-                yield block.with_columns(line=line, split=pl.lit(split))
-
-    names = [name for part in parts.values() for name in part.files]
-    return RawInteractions(
-        read=read, unit=raw.unit, titles=raw.titles, files=names, dropped=raw.dropped
-    )
+    parts = {"train": "train", "validation": "valid", "test": "test"}
+    paths = [path.with_name(path.name.replace(".train.", f".{part}.")) for part in parts.values()]
+    files = Files(str(path), paths, list(parts))
+    return describe_files(read_amazon2023_rating_csv(files, config), files)
 
 
 def read_recbole(path: Path, config: PreparationConfig) -> RawInteractions:
@@ -168,19 +154,21 @@ def read_sequences(path: Path, config: PreparationConfig) -> RawInteractions:
     )
 
 
-def read_csv(path: Path, config: PreparationConfig) -> RawInteractions:
-    """Any csv; the config names its columns."""
-    return choose_columns(separated(path, config, ","), config, named_columns(config))
+def read_csv(path: Path | Files, config: PreparationConfig) -> RawInteractions:
+    """Any csv, or a folder of them; the config names the columns."""
+    table = open_several(path, lambda each: separated(each, config, ","))
+    return choose_columns(table, config, named_columns(config))
 
 
-def read_jsonl(path: Path, config: PreparationConfig) -> RawInteractions:
-    """Any file of JSON lines; the config names its columns."""
-    return choose_columns(json_lines(path, config), config, named_columns(config))
+def read_jsonl(path: Path | Files, config: PreparationConfig) -> RawInteractions:
+    """Any file of JSON lines, or a folder of them; the config names the columns."""
+    table = open_several(path, lambda each: json_lines(each, config))
+    return choose_columns(table, config, named_columns(config))
 
 
-def read_parquet(path: Path, config: PreparationConfig) -> RawInteractions:
-    """Any parquet file; the config names its columns, and times may be datetimes."""
-    table = Parquet(path=path, explode=config.explode)
+def read_parquet(path: Path | Files, config: PreparationConfig) -> RawInteractions:
+    """Any parquet file, or a folder of them; the config names the columns; times may be datetimes."""
+    table = open_several(path, lambda each: Parquet(path=each, explode=config.explode))
     return choose_columns(table, config, named_columns(config))
 
 
@@ -310,3 +298,13 @@ SOURCES: dict[str, Callable[[Path, PreparationConfig], RawInteractions]] = {
     "parquet": read_parquet,
     "synthetic": read_synthetic,
 }
+
+
+def open_source(
+    source: str, path: Path | Files | None, config: PreparationConfig
+) -> RawInteractions:
+    """Look at a source, which may be a file, a folder of files, or none if it is generated."""
+    if isinstance(path, Path) and path.is_dir():
+        path = find_files(path, source)
+    raw = SOURCES[source](path, config)
+    return describe_files(raw, path) if isinstance(path, Files) else raw

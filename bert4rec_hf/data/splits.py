@@ -187,26 +187,53 @@ def given(interactions: Interactions, config: PreparationConfig) -> Split:
 
     In each history the targets must come after everything that is trained on.
     """
-    if interactions.parts is None:
-        raise ValueError("the split given needs a source with its own split; this one has none")
-    owners = np.repeat(np.arange(len(interactions.users)), interactions.lengths)
-    num_train, num_validation, num_test = (
-        np.bincount(owners[interactions.parts == part], minlength=len(interactions.users))
-        for part in range(len(SPLIT_NAMES))
-    )
-    steps_back = (np.diff(interactions.parts.astype(np.int8)) < 0) & (np.diff(owners) == 0)
-    mixed = np.union1d(
-        owners[1:][steps_back], np.flatnonzero((num_validation > 1) | (num_test > 1))
-    )
+    (num_train, num_validation, num_test), mixed = _count_parts(interactions, "given")
+    mixed = np.union1d(mixed, np.flatnonzero((num_validation > 1) | (num_test > 1)))
     if len(mixed):
         raise ValueError(
             f"{len(mixed):,} users do not have train, then at most one validation and at most one "
             f"test interaction in the order of time, the first is "
-            f"{interactions.users[int(mixed[0])]!r}; choose another split"
+            f"{interactions.users[int(mixed[0])]!r}; choose another split, such as given_next if "
+            "users have several in each"
         )
     return _hold_out_next(
         num_train, num_train + num_validation, validates=num_validation > 0, tests=num_test > 0
     )
+
+
+def given_next(interactions: Interactions, config: PreparationConfig) -> Split:
+    """Take the source's own split in time: of each part, a user's first interaction is the target.
+
+    As in the split temporal, everything the user did before the target is the model's input. In
+    each history validation must come after training, and the test after validation.
+    """
+    (num_train, num_validation, num_test), mixed = _count_parts(interactions, "given_next")
+    if len(mixed):
+        raise ValueError(
+            f"{len(mixed):,} users do not have train, validation and test interactions in the "
+            f"order of time, the first is {interactions.users[int(mixed[0])]!r}; choose another "
+            "split"
+        )
+    return _hold_out_next(
+        num_train, num_train + num_validation, validates=num_validation > 0, tests=num_test > 0
+    )
+
+
+def _count_parts(interactions: Interactions, split: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """Count each user's interactions in train, validation and test as the source has them.
+
+    Returns:
+        (users,) counts for each part, and which users do not have them in this order.
+    """
+    if interactions.parts is None:
+        raise ValueError(f"the split {split} needs a source with its own split; this one has none")
+    owners = np.repeat(np.arange(len(interactions.users)), interactions.lengths)
+    counts = [
+        np.bincount(owners[interactions.parts == part], minlength=len(interactions.users))
+        for part in range(len(SPLIT_NAMES))
+    ]
+    steps_back = (np.diff(interactions.parts.astype(np.int8)) < 0) & (np.diff(owners) == 0)
+    return counts, np.unique(owners[1:][steps_back])
 
 
 def _hold_out_next(
@@ -285,5 +312,6 @@ SPLITS: dict[str, Callable[[Interactions, PreparationConfig], Split]] = {
     "temporal": temporal,
     "by_user": by_user,
     "given": given,
+    "given_next": given_next,
     "none": none,
 }

@@ -138,6 +138,25 @@ def test_a_given_split_that_mixes_past_and_future_is_refused(ann):
         split_by(make_interactions(parts), split="given")
 
 
+def test_of_several_given_targets_the_first_is_taken():
+    parts = {"ann": [T, T, V, V, E], "bob": [T, E, E], "cy": [V, V], "dee": [E], "eve": [T] * 4}
+    train, validation, test, split = split_by(make_interactions(parts), split="given_next")
+    assert train == {"ann": "ab", "bob": "b", "eve": "adbc"}
+    assert validation == {"ann": ("ab", "c")}
+    assert test == {"ann": ("abcd", "e"), "bob": ("b", "c")}
+    assert split.left_out == {
+        "nothing before the validation target": 1,
+        "nothing before the test target": 1,
+    }
+
+
+@pytest.mark.parametrize("ann", [[T, T, V, T, E], [T, V, E, E, V], [T, E, T, T, T]])
+def test_parts_in_time_that_mix_past_and_future_are_refused(ann):
+    parts = {"ann": ann, "bob": [T, V, E], "cy": [T, V], "dee": [T], "eve": [T] * 4}
+    with pytest.raises(ValueError, match="1 users do not have train, .* the first is 'ann'"):
+        split_by(make_interactions(parts), split="given_next")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -185,6 +204,7 @@ def test_no_target_is_trained_on_and_none_is_in_its_own_history(settings):
             "the split temporal leaves no history for validation: the longest of 5 users has 5",
         ),
         ({"split": "given"}, "the split given needs a source with its own split"),
+        ({"split": "given_next"}, "the split given_next needs a source with its own split"),
     ],
 )
 def test_a_split_that_cannot_be_made_is_refused(settings, message):

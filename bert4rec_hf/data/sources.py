@@ -167,7 +167,7 @@ def read_jsonl(path: Path | Files, config: PreparationConfig) -> RawInteractions
 
 
 def read_parquet(path: Path | Files, config: PreparationConfig) -> RawInteractions:
-    """Any parquet file, or a folder of them; the config names the columns; times may be datetimes."""
+    """Any parquet file, or a folder of them; the config names the columns, times may be dates."""
     table = open_several(path, lambda each: Parquet(path=each, explode=config.explode))
     return choose_columns(table, config, named_columns(config))
 

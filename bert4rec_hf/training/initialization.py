@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
 
-POWER_ITERATIONS = 4
+MULTIPLICATIONS = 9
 OVERSAMPLING = 16
 """Of the randomized factorization: how near it comes to the exact one."""
 
@@ -39,9 +40,9 @@ def co_occurrence_vectors(
 ) -> Tensor:
     """Vectors whose products are near the similarity of items by co-occurrence.
 
-    The largest singular values S of the similarity U S V' give U sqrt(S), turned at random so that
-    all coordinates vary alike (Halko et al., 2011, https://arxiv.org/abs/0909.4061, for the
-    factorization; Levy and Goldberg, 2014, for the idea that trained embeddings do the same).
+    The largest eigenvalues S of the similarity U S U' give U sqrt(|S|), turned at random so that
+    all coordinates vary alike (Levy and Goldberg, 2014, for the idea that trained embeddings do
+    the same).
 
     Args:
         histories: Ids, oldest first; of more than MAX_COUNTED_ITEMS only as many are counted.
@@ -54,21 +55,36 @@ def co_occurrence_vectors(
         (vocab, size) float32; zeros for items that stand close to no other.
     """
     counted = draw_histories(histories, MAX_COUNTED_ITEMS, seed)
-    similarity = similarity_by_co_occurrence(counted, vocab_size, max_distance).tocoo()
-    table = torch.sparse_coo_tensor(
-        np.stack(similarity.coords).astype(np.int64),
-        similarity.data.astype(np.float32),
-        similarity.shape,
-        check_invariants=True,
-    ).coalesce()
+    similarity = similarity_by_co_occurrence(counted, vocab_size, max_distance)
+    factors = min(size, vocab_size, MAX_FACTORS if vocab_size > LARGE_CATALOG else size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        factors = min(size, vocab_size, MAX_FACTORS if vocab_size > LARGE_CATALOG else size)
-        tried = min(factors + OVERSAMPLING, vocab_size)
-        left, values, _ = torch.svd_lowrank(table, q=tried, niter=POWER_ITERATIONS)
+        factored = factorize(similarity.astype(np.float32), factors)
         turn = torch.linalg.qr(torch.randn(size, size))[0]
-    vectors = (left * values.sqrt())[:, :factors] @ turn[:factors]
-    return torch.where(torch.from_numpy(similarity.sum(axis=1) > 0).unsqueeze(1), vectors, 0)
+    is_known = torch.from_numpy(similarity.sum(axis=1) > 0)
+    return torch.where(is_known.unsqueeze(1), factored @ turn[:factors], 0)
+
+
+def factorize(matrix: sparse.csr_array, factors: int) -> Tensor:
+    """Factorize a symmetric matrix by its largest eigenvalues, in absolute value.
+
+    The basis of the largest is found by multiplying a random one again and again (Halko et al.,
+    2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.3).
+
+    Args:
+        matrix: (items, items) float32.
+        factors: How many.
+
+    Returns:
+        (items, factors) eigenvectors, each times the root of its eigenvalue's absolute value.
+    """
+    tried = min(factors + OVERSAMPLING, matrix.shape[0])
+    basis = torch.randn(matrix.shape[0], tried)
+    for _ in range(MULTIPLICATIONS):
+        basis = torch.linalg.qr(torch.from_numpy(matrix @ basis.numpy()))[0]
+    values, directions = torch.linalg.eigh(basis.T @ torch.from_numpy(matrix @ basis.numpy()))
+    largest = values.abs().argsort(descending=True)[:factors]
+    return basis @ (directions[:, largest] * values[largest].abs().sqrt())
 
 
 def draw_histories(

@@ -108,6 +108,13 @@ class TrainingConfig:
     """Neighbors of each item that are mixed into the model when it is trained, with the weight that
     is best on validation; none are where that is 0. See the command `neighbors`."""
 
+    teachers: list[str] = field(default_factory=list)
+    """Folders of models trained on the same dataset, whose averaged predictions are learned beside
+    the items themselves; each of them predicts in every step."""
+
+    teacher_weight: float | int = 0.5
+    """Share of the teachers' predictions in what is learned; the items themselves have the rest."""
+
     row_sparse: bool = True
     """Under a sampled objective, step only the rows of the item table that have a gradient."""
 
@@ -162,6 +169,10 @@ class TrainingConfig:
         for name in ("weight_decay", "seed", "added_neighbors"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    def validate_teacher_weight(self) -> None:
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be in [0, 1], got {self.teacher_weight}")
 
     def validate_warmup_ratio(self) -> None:
         if not 0 <= self.warmup_ratio < 1:

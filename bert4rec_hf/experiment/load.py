@@ -21,6 +21,7 @@ from bert4rec_hf.evaluation.evaluator import EvaluationConfig
 
 from .build import SMALLEST_VOCABULARY, build_collator, build_model
 from .spec import Experiment, check_initialization, check_metric, check_neighbors, check_trackers
+from .teachers import check_teachers
 
 
 def load_experiment(
@@ -71,6 +72,7 @@ def load_experiment(
         check_metric(experiment)
         check_initialization(experiment)
         check_neighbors(experiment)
+        check_teachers(experiment)
         check_trackers(experiment)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -44,6 +44,7 @@ from .measurement import check_vocabulary, count_parameters, measure
 from .neighbors import add_neighbors, repeat_choice
 from .refit import plan_refit
 from .spec import Experiment
+from .teachers import add_memory, identify_teachers, load_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,13 @@ def _train(
         init_kwargs=tracker_settings(output, is_resumed=is_resumed),
     )
     initialize(model, dataset, experiment.training)
-    run = TrainingRun(model, experiment.training, accelerator, output / "checkpoints")
+    run = TrainingRun(
+        model,
+        experiment.training,
+        accelerator,
+        output / "checkpoints",
+        load_teachers(experiment, accelerator),
+    )
     if checkpoint := newest_checkpoint(output / "checkpoints", accelerator):
         run.resume(checkpoint)
         check_length(run.state, experiment.training)
@@ -299,6 +306,7 @@ def estimate_run(
     loader = build_loader(experiment, dataset, accelerator.num_processes, first_step=0)
     batch = loader.collate_fn(loader.dataset.__getitems__(next(iter(loader.batch_sampler))))
     estimate = estimate_memory(model, batch, accelerator, max_scores(accelerator.device))
+    estimate = add_memory(estimate, experiment)
     available = available_memory(accelerator)
     if accelerator.is_main_process:
         logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)
@@ -328,7 +336,8 @@ def identify_run(
     """What must be the same when the run is resumed.
 
     Raises:
-        ValueError: The base model has another vocabulary than the dataset.
+        ValueError: The base model has another vocabulary than the dataset, or a teacher cannot be
+            one.
     """
     identity = {
         "dataset_fingerprint": dataset.fingerprint,
@@ -339,4 +348,6 @@ def identify_run(
         folder = fetch_folder(experiment.base.model)
         check_vocabulary(folder, dataset)
         identity["base_weights"] = fingerprint_weights(folder)
+    if experiment.training.teachers:
+        identity["teacher_weights"] = identify_teachers(experiment, dataset)
     return identity

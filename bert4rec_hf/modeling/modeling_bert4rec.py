@@ -29,8 +29,10 @@ from .objectives import (
     ItemTable,
     Negatives,
     SharedTable,
+    SoftTargets,
     build_objective,
     look_up,
+    soften,
 )
 from .publishing import (
     complete_folder,
@@ -529,6 +531,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         negative_log_counts: Tensor | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
+        soft_target_ids: Tensor | None = None,
+        soft_target_weights: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Score the catalog at every position, or learn at the masked ones.
@@ -553,6 +557,9 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             logits_to_keep: Score only so many last positions; 0 scores all.
             num_items_in_batch: Masked items that the loss is a mean over, where a step has several
                 forward passes; those of this pass when None.
+            soft_target_ids: (masked, kept) items that teachers expect at masked positions.
+            soft_target_weights: (masked, kept) their share in what is learned; the masked item has
+                the rest of 1.
             kwargs: `cu_seq_lens_q` and `max_length_q` of packed histories, see BERT4RecModel;
                 `output_hidden_states`, `output_attentions`, `return_dict`.
 
@@ -561,7 +568,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             (masked, vocab) with labels in evaluation, None in training.
 
         Raises:
-            ValueError: The objective needs negatives and there are none.
+            ValueError: The objective needs negatives and there are none, or cannot be softened.
         """
         inputs = {
             "input_ids": input_ids,
@@ -586,6 +593,8 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             items = self._share_table(inputs)
             outputs = self.model(**inputs, keep=masked_positions)
             drawn = None if negatives is None else Negatives(negatives, negative_log_counts)
+            has_soft = soft_target_ids is not None
+            soft = SoftTargets(soft_target_ids, soft_target_weights) if has_soft else None
             loss = self.masked_item_loss(
                 outputs.last_hidden_state[0],
                 labels[masked_positions],
@@ -593,10 +602,11 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
                 drawn,
                 num_items_in_batch,
                 recent,
+                soft,
             )
             if not self.training:
                 is_masked = labels[masked_positions] != IGNORE_INDEX
-                logits = self._score_masked(outputs.last_hidden_state[0], recent)[is_masked]
+                logits = self.score_masked(outputs.last_hidden_state[0], recent)[is_masked]
         return MaskedLMOutput(
             loss=loss,
             logits=logits,
@@ -604,12 +614,40 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _score_masked(self, hidden: Tensor, recent: Tensor | None) -> Tensor:
-        """Score the catalog, (masked, vocab), by the (masked, hidden) output of the encoder."""
+    def encode_masked(
+        self, masked_positions: Tensor, **inputs: Tensor | int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode histories, to score the catalog at masked positions with score_masked.
+
+        Args:
+            masked_positions: (masked,) counted through the rows of the batch.
+            inputs: What forward takes besides, but labels and negatives.
+
+        Returns:
+            (masked, hidden) output of the encoder, and (masked, recent) ids of the newest items
+            before each position, or None where no neighbors are mixed in.
+        """
+        recent = self._newest_items(masked_positions, **inputs)
+        return self.model(**inputs, keep=masked_positions).last_hidden_state[0], recent
+
+    def score_masked(
+        self, hidden: Tensor, recent: Tensor | None, targets: Tensor | None = None
+    ) -> Tensor:
+        """Score the catalog at masked positions.
+
+        Args:
+            hidden: (masked, hidden) output of the encoder.
+            recent: (masked, recent) ids, as encode_masked gives them.
+            targets: (masked,) ids of the masked items where their histories were counted for the
+                neighbors, see ItemNeighbors.read.
+
+        Returns:
+            (masked, vocab)
+        """
         states = self.transform(hidden)
         logits = nn.functional.linear(states, *self.read_head())
         if self.neighbors is not None:
-            logits = self.neighbors.read(recent, states).mix(logits)
+            logits = self.neighbors.read(recent, states, targets).mix(logits)
         return put_special_last(logits)
 
     def use_row_gradients(self, takes_rows: bool = True) -> None:
@@ -654,7 +692,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             inputs["attention_mask"] = find_items(ids, rows, pad)
         return ItemTable(weight, bias, takes_rows=True)
 
-    def masked_item_loss(
+    def masked_item_loss(  # noqa: PLR0913 - all that a loss can depend on
         self,
         hidden: Tensor,
         targets: Tensor,
@@ -662,6 +700,7 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
         negatives: Negatives | None,
         num_items_in_batch: Tensor | int | None,
         recent: Tensor | None = None,
+        soft: SoftTargets | None = None,
     ) -> Tensor:
         """Mean of the objective over masked items.
 
@@ -673,17 +712,25 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             num_items_in_batch: What the sum is divided by; the masked items when None.
             recent: (masked, recent) ids of the newest items before each, the newest first, where
                 neighbors are mixed in.
+            soft: What teachers expect at masked positions.
 
         Returns:
             Scalar, float32.
 
         Raises:
-            ValueError: The objective needs negatives and there are none.
+            ValueError: The objective needs negatives and there are none, or cannot be softened.
         """
         if negatives is None and self.config.objective in SAMPLED_OBJECTIVES:
             raise ValueError(
                 f"objective {self.config.objective} needs negatives and negative_log_counts in the "
                 "batch; give MaskedItemCollator its `negatives`, or use full_softmax"
+            )
+        is_plain = self.config.objective == "full_softmax" and self.neighbors is None
+        if soft is not None and not is_plain:
+            raise ValueError(
+                "soft targets go with the objective full_softmax and without neighbors, got "
+                f"{self.config.objective} and num_neighbors = {self.config.num_neighbors}; change "
+                "these, or leave soft_target_ids out"
             )
         weights = targets.ne(IGNORE_INDEX).float()
         total = weights.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
@@ -693,7 +740,10 @@ class BERT4RecForMaskedItemModeling(BERT4RecPreTrainedModel):
             looked_up = negatives.ids if self.config.objective == "gbce" else None
             neighbors = self.neighbors.of_targets(recent, states, targets.clamp(min=0), looked_up)
         objective = build_objective(self.config)
-        return objective(states, targets, weights / total, items, negatives, neighbors)
+        loss = objective(states, targets, weights / total, items, negatives, neighbors)
+        if soft is not None:
+            loss = loss + soften(states, targets, weights / total, items, soft)
+        return loss
 
     def next_item_states(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **packing: Tensor | int

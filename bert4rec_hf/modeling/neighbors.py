@@ -194,14 +194,21 @@ class ItemNeighbors(nn.Module):
         is_gone = self.ids >= vocab_size
         self.ids[is_gone], self.similarities[is_gone] = 0, 0
 
-    def read(self, recent: Tensor, states: Tensor) -> NeighborShares:
+    def read(self, recent: Tensor, states: Tensor, targets: Tensor | None = None) -> NeighborShares:
         """Look up the neighbors of the newest items of histories.
 
         Args:
             recent: (batch, recent) ids, the newest first; 0 where there are no more.
             states: (batch, hidden) what the network scores by.
+            targets: (batch,) ids, of histories that were counted: their meetings with the newest
+                items are taken out, as in of_targets.
         """
-        weights = self._weights(recent).flatten(1)
+        weights = self._weights(recent)
+        if targets is not None:
+            is_target = self.ids[recent] == targets[:, None, None]
+            rest = self._without_own((weights * is_target).sum(dim=2), recent, targets)
+            weights = torch.where(is_target, rest.unsqueeze(2), weights)
+        weights = weights.flatten(1)
         total = weights.sum(dim=1, keepdim=True)
         shares = weights / torch.where(total > 0, total, 1)
         return NeighborShares(self.ids[recent].flatten(1).long(), shares, self._gate(states))

@@ -52,6 +52,16 @@ class Negatives(NamedTuple):
     """(negatives,) logarithm of how often each was expected among them."""
 
 
+class SoftTargets(NamedTuple):
+    """What teachers expect at masked positions, beside the masked items themselves."""
+
+    ids: Tensor
+    """(masked, kept) items."""
+
+    weights: Tensor
+    """(masked, kept) what each counts; the masked item has the rest of 1."""
+
+
 class SharedTable(torch.autograd.Function):
     """Look rows of the item table up and hand the table on to the head, under one gradient.
 
@@ -189,6 +199,35 @@ def gbce(  # noqa: PLR0913 - what all objectives take, and a setting of its own
     wrong = wrong.masked_fill(targets.unsqueeze(1) == negatives.ids, 0).sum(dim=1)
     losses = wrong - beta * F.logsigmoid(of_targets)
     return weighted_sum(losses, weights) / (drawn + 1)
+
+
+def soften(
+    states: Tensor, targets: Tensor, weights: Tensor, items: ItemTable, soft: SoftTargets
+) -> Tensor:
+    """What cross-entropy against soft targets has beyond that against the masked items alone.
+
+    Either is the logarithm of the sum of exponentials less the expected score of a target (Hinton
+    et al., 2015, https://arxiv.org/abs/1503.02531). That sum is the same, so that the scores of the
+    few items that are expected make all the difference, and the catalog is gone through only once.
+
+    Args:
+        states: (masked, hidden) output of the head at masked positions.
+        targets: (masked,) ids of the masked items; anything where the weight is 0.
+        weights: (masked,) float32 what each masked item counts.
+        items: What they are scored by.
+        soft: What is expected.
+
+    Returns:
+        Scalar, float32: the weighted sum.
+    """
+    ids = torch.cat([targets.clamp(min=NUM_SPECIAL_IDS).unsqueeze(1), soft.ids], dim=1)
+    shares = torch.cat([soft.weights.sum(dim=1, keepdim=True), -soft.weights], dim=1)
+    shares = shares.to(items.weight.dtype)
+    rows = F.embedding_bag(ids, items.weight, mode="sum", per_sample_weights=shares)
+    differences = (states * rows).sum(dim=1)
+    if items.bias is not None:
+        differences = differences + (items.bias[ids] * shares).sum(dim=1)
+    return weighted_sum(differences.float(), weights)
 
 
 def weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:

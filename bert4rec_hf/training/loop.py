@@ -39,6 +39,7 @@ from bert4rec_hf.training.sharding import (
     prepare_shares,
     shard_model,
 )
+from bert4rec_hf.training.teachers import Batch, Teachers
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,19 @@ class TrainingRun:
         config: How long, how fast, how often to validate.
         accelerator: Made with the config's accumulation steps and trackers.
         folder: Where checkpoints go.
+        teachers: What they expect is learned, too, if there are any.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, accelerator: Accelerator, folder: Path
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        folder: Path,
+        teachers: Teachers | None = None,
     ):
         self.config = config
+        self.teachers = teachers
         self.accelerator = accelerator
         self.folder = folder
         self.state = TrainingState()
@@ -164,10 +172,11 @@ class TrainingRun:
                 pace.start()
         self.stop.settle()
 
-    def learn(self, batch: dict[str, Tensor]) -> Tensor:
+    def learn(self, batch: Batch) -> Tensor:
         """Learn from one batch; step where accumulation is complete. Returns the loss."""
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():  # what is sharded does not do so by itself
+                batch = self.teachers(batch) if self.teachers else batch
                 loss = self.model(**batch).loss
             self.accelerator.backward(spread_to_gradients(loss))
             self.guard.add(loss)

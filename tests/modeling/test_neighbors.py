@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
 
 from bert4rec_hf.data.views import MaskedItemCollator
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
@@ -207,6 +208,21 @@ def test_training_takes_out_what_the_history_itself_has_counted():
     expected = cross_entropy(model, history, target)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert kept < loss - 0.01
+
+
+@torch.no_grad()
+def test_a_teacher_takes_out_what_the_history_itself_has_counted():
+    model = make_model(num_neighbors=13)
+    inputs = torch.tensor([[6, 10, 7, 3, 9, 1], [0, 8, 2, 12, 7, 1]])
+    positions, targets = torch.tensor([5, 11]), torch.tensor([5, 11])
+    read = model.encode_masked(positions, input_ids=inputs)
+    kept, left = model.score_masked(*read), model.score_masked(*read, targets)
+    torch.testing.assert_close(kept, model(input_ids=inputs).logits[:, -1])
+    labels = torch.full_like(inputs, -100)
+    labels[:, -1] = targets
+    loss = model.train()(input_ids=inputs, labels=labels).loss  # which knows of targets alone
+    torch.testing.assert_close(F.cross_entropy(left, targets), loss)
+    assert F.cross_entropy(kept, targets) < loss - 0.01
 
 
 def test_a_target_that_only_this_history_knows_is_no_neighbor_while_training():

@@ -10,11 +10,13 @@ from bert4rec_hf.modeling.objectives import (
     ItemTable,
     Negatives,
     SharedTable,
+    SoftTargets,
     build_objective,
     full_softmax,
     gbce,
     look_up,
     sampled_softmax,
+    soften,
 )
 
 MASKED, HIDDEN, VOCAB = 7, 5, 13
@@ -53,6 +55,24 @@ def test_full_softmax_is_cross_entropy_in_value_and_gradient(monkeypatch, has_bi
     actual = gradients(3 * full_softmax(inputs[0], TARGETS, SHARES, items), inputs)
     expected = gradients(3 * plain_full_softmax(*inputs), inputs)
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_soft_targets_are_those_of_the_cross_entropy_of_torch(has_bias):
+    inputs = make_inputs(has_bias)
+    items = ItemTable(inputs[1], inputs[2] if has_bias else None)
+    # An item twice, the target itself, and a weight of 0.
+    ids = torch.tensor([[2, 4], [3, 3], [9, 12], [5, 6], [2, 5], [11, 2], [8, 9]])
+    weights = torch.tensor([[0.3, 0.2], [0.5, 0.4], [0, 0.7], [0.9, 0.1], [0, 0], [1, 0], [0.2, 0]])
+    soft = SoftTargets(ids, weights)
+    loss = full_softmax(inputs[0], TARGETS, SHARES, items)
+    actual = gradients(loss + soften(inputs[0], TARGETS, SHARES, items, soft), inputs)
+    expected = torch.zeros(MASKED, VOCAB).scatter_add(1, ids, weights)
+    rest = 1 - weights.sum(dim=1, keepdim=True)
+    expected = expected.scatter_add(1, TARGETS.clamp(min=2).unsqueeze(1), rest)[:, 2:]
+    scores = F.linear(inputs[0], inputs[1][2:], inputs[2][2:] if has_bias else None)
+    loss = (F.cross_entropy(scores, expected, reduction="none") * SHARES).sum()
+    torch.testing.assert_close(actual, gradients(loss, inputs))
 
 
 def test_full_softmax_is_exact_where_the_target_is_out_of_reach():

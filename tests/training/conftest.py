@@ -56,11 +56,11 @@ def make_loader(config, first_step=0, **settings):
     )
 
 
-def make_run(folder, config, **settings):
+def make_run(folder, config, teachers=None, **settings):
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps, cpu=True
     )
-    return TrainingRun(make_model(**settings), config, accelerator, folder)
+    return TrainingRun(make_model(**settings), config, accelerator, folder, teachers)
 
 
 def weights(run):

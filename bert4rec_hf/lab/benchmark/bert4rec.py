@@ -52,6 +52,8 @@ def build_loader(task: Task, *, is_sampled: bool) -> DataLoader:
         max_history_length=workload.max_length,
         mask_ratio=MASK_RATIO,
         last_item_ratio=0.0,
+        prefix_view_ratio=settings.prefix_view_ratio,
+        prefix_ratio=settings.prefix_ratio,
         pad_to_multiple_of=settings.pad_to_multiple_of,
         negatives=negatives if is_sampled else None,
     )
@@ -69,6 +71,10 @@ def build_loader(task: Task, *, is_sampled: bool) -> DataLoader:
 def build_config(task: Task, objective: str) -> BERT4RecConfig:
     """Make the modern network of the task's shape for the task's catalog."""
     shape, settings = task.shape, task.settings
+    # A prefix view has no one newest item to count positions from.
+    positions = (
+        {"position_type": "rotary"} if settings.prefix_view_ratio else {"position_origin": "newest"}
+    )
     return BERT4RecConfig(
         vocab_size=task.workload.num_items + FIRST_ITEM_ID,
         hidden_size=shape.hidden_size,
@@ -76,7 +82,7 @@ def build_config(task: Task, objective: str) -> BERT4RecConfig:
         num_attention_heads=shape.num_heads,
         intermediate_size=4 * shape.hidden_size,
         max_history_length=task.workload.max_length,
-        position_origin="newest",
+        **positions,
         norm_first=True,
         output_transform=False,
         output_bias=False,

@@ -127,11 +127,18 @@ def find_bases(records: list[Record], plan: Plan) -> list[Record]:
 
 
 def find_floor(record: Record, records: list[Record]) -> Record | None:
-    """Find the floor that was measured at a contestant's objective, batch size and precision.
+    """Find the floor at a contestant's objective, batch size, precision and views.
 
     There is none under an adapter: a floor has the products of training the whole model.
     """
-    keys = ("batch_size", "precision", "num_negatives", "adapter")
+    keys = (
+        "batch_size",
+        "precision",
+        "num_negatives",
+        "adapter",
+        "prefix_view_ratio",
+        "prefix_ratio",
+    )
     for other in records:
         is_floor = other.task.contestant == FLOORS.get(record.task.contestant)
         pairs = ((getattr(each.task.settings, key) for each in (record, other)) for key in keys)
@@ -196,10 +203,10 @@ def table_columns(summary: list[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     """List headings of the table, and what stands under each for a contestant."""
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("contestant", lambda row: row["label"]),
+        ("step/floor", lambda row: _spread(row["step_over_floor"], 2)),
         ("histories/s", lambda row: f"{row['histories_per_second'][1]:,.1f}"),
         ("items/s", lambda row: f"{row['items_per_second'][1]:,.0f}"),
         ("step ms [quartiles]", lambda row: _spread(row["step_milliseconds"], 1)),
-        ("step/floor", lambda row: _spread(row["step_over_floor"], 2)),
         ("peak MB", lambda row: f"{row['peak_memory_bytes'] / 1e6:,.0f}"),
         ("warm-up s", lambda row: f"{row['warmup_seconds']:.1f}"),
     ]

@@ -46,6 +46,12 @@ class Settings:
     adapter_dropout: float = 0.0
     """Before a LoRA pair; none, as torch's own is slow on a CPU and no matter of the tuner."""
 
+    prefix_view_ratio: float = 0.0
+    """Share of the views that ask after prefixes, as the recipe's do (0.9); all others mask."""
+
+    prefix_ratio: float = 1.0
+    """Share of a history's prefixes that such a view asks after; of the recipe 0.5 to 1."""
+
     dropout: float = 0.1
     attention_dropout: float = 0.0
     num_negatives: int = 4_096

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from bert4rec_hf.lab.benchmark.bert4rec import BERT4RecContestant, build_adapter, count_items
+from bert4rec_hf.lab.benchmark.bert4rec import (
+    BERT4RecContestant,
+    build_adapter,
+    build_loader,
+    count_items,
+)
 from bert4rec_hf.lab.benchmark.bert_for_masked_lm import BertForMaskedLMContestant
 from bert4rec_hf.lab.benchmark.task import Settings, hold_out_last, pad, rank_by_comparison
 from bert4rec_hf.lab.benchmark.workloads import draw_histories
@@ -42,6 +47,20 @@ def test_collation_goes_on_where_it_stopped(contestant):
     works = [contestant.collate(2) for _ in range(2)]
     assert [work.histories for work in works] == [14, 14]
     assert works[0].items != works[1].items
+
+
+def test_views_of_the_recipe_ask_after_every_prefix(tiny):
+    """A window of n items is read with n - 1 masks beside it, less its last item, all packed."""
+    task = tiny("full_softmax", prefix_view_ratio=1.0)
+    batch = next(iter(build_loader(task, is_sampled=False)))
+    asked = (batch["labels"] >= 0).sum().item()
+    assert count_items(batch) == 2 * asked
+    lengths = draw_histories(task.workload, seed=0).lengths
+    assert 7 * (lengths.min() - 1) <= asked <= 7 * (lengths.max() - 1)
+    contestant = BERT4RecContestant(task, "full_softmax")
+    contestant.build()
+    assert contestant.model.config.position_type == "rotary"
+    assert contestant.train(1).histories == 7
 
 
 @pytest.mark.parametrize("objective", ["full_softmax", "gbce"])

@@ -94,7 +94,7 @@ def test_the_table_has_a_line_per_contestant_and_says_who_failed(records, tiny):
     assert heading.endswith("x theirs  of its MB")
     times = "8.50 [7.75–9.25]"
     assert " ".join(ours.split()) == (
-        f"ours 10.5 52 750.0 [625.0–875.0] 3.00 [2.50–3.50] 3 1.5 {times} 25%"
+        f"ours 3.00 [2.50–3.50] 10.5 52 750.0 [625.0–875.0] 3 1.5 {times} 25%"
     )
     assert theirs.split()[-3:] == ["1.00", "[1.00–1.00]", "100%"]
     assert last == "gone failed: ended by signal 9: out of memory"

@@ -10,7 +10,7 @@ from bert4rec_hf.modeling import BERT4RecForMaskedItemModeling
 
 @pytest.mark.parametrize(
     ("name", "mean", "median", "longest"),
-    [("electronics", 9.7, 7, 50), ("movielens", 111, 93, 200)],
+    [("electronics", 9.7, 7, 50), ("beauty", 6.7, 4, 50), ("movielens", 111, 93, 200)],
 )
 def test_lengths_are_those_of_the_dataset(name, mean, median, longest):
     lengths = draw_histories(WORKLOADS[name], seed=0).lengths

@@ -45,6 +45,15 @@ def filter_k_core(interactions: pl.DataFrame, min_interactions: int) -> pl.DataF
         rows = rows[enough]
 
 
+def check_left(setting: str, value: object, before: int, after: int) -> None:
+    """Refuse a filter that leaves no interaction."""
+    if after == 0:
+        raise ValueError(
+            f"{setting}={value} leaves none of the {before:,} interactions; "
+            f"{'is it that of other items?' if setting == 'vocabulary' else 'lower it'}"
+        )
+
+
 def apply_filters(
     frame: pl.DataFrame, config: PreparationConfig, catalog: pl.Series | None
 ) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -59,11 +68,7 @@ def apply_filters(
     for setting, keep in filters.items():
         value = getattr(config, setting)
         left = keep(frame, value)
-        if left.is_empty():
-            raise ValueError(
-                f"{setting}={value} leaves none of the {frame.height:,} interactions; "
-                f"{'is it that of other items?' if setting == 'vocabulary' else 'lower it'}"
-            )
+        check_left(setting, value, frame.height, left.height)
         dropped[setting] = frame.height - left.height
         frame = left
     return frame, dropped

@@ -226,27 +226,46 @@ def count_copies(interactions: Interactions) -> int:
 
 
 def measure_interactions(interactions: Interactions) -> dict[str, Any]:
-    """Tell counts, lengths, sparsity, and how often neighbours in a history share a timestamp.
+    """Tell counts, lengths, sparsity, and how often neighbours in a history share a timestamp."""
+    lengths, users = np.unique(interactions.lengths, return_counts=True)
+    lengths = dict(zip(lengths.tolist(), users.tolist(), strict=True))
+    has_times = interactions.timestamps is not None
+    num_tied = count_ties(interactions) if has_times else None
+    return describe_interactions(lengths, len(interactions.items), num_tied)
+
+
+def count_ties(interactions: Interactions) -> int:
+    """Count neighbors in a history that share a timestamp."""
+    is_tied = np.diff(interactions.timestamps) == 0
+    is_tied[interactions.offsets[1:-1] - 1] = False  # these are of two users
+    return int(is_tied.sum())
+
+
+def describe_interactions(
+    lengths: dict[int, int], num_items: int, num_tied: int | None
+) -> dict[str, Any]:
+    """Tell counts, lengths, sparsity and the share of ties.
 
     Sparsity is the share of pairs of user and item without interaction, duplicates counted apart.
+
+    Args:
+        lengths: Interactions of a user → users who have so many.
+        num_items: Size of the catalog.
+        num_tied: Neighbors in a history that share a timestamp; None where there are no times.
     """
-    lengths, times = interactions.lengths, interactions.timestamps
-    tied = None
-    if times is not None and len(times) > len(lengths):
-        same_user = np.ones(len(times) - 1, dtype=bool)
-        same_user[interactions.offsets[1:-1] - 1] = False
-        tied = float((np.diff(times) == 0)[same_user].mean())
+    num_users = sum(lengths.values())
+    num_interactions = sum(length * users for length, users in lengths.items())
+    ordered = sorted(lengths)
+    ends = np.cumsum([lengths[length] for length in ordered])
+    middle = np.searchsorted(ends, [(num_users - 1) // 2, num_users // 2], side="right")
+    pairs = num_interactions - num_users
     return {
-        "after": {
-            "users": len(interactions.users),
-            "items": len(interactions.items),
-            "interactions": len(interactions.ids),
-        },
+        "after": {"users": num_users, "items": num_items, "interactions": num_interactions},
         "lengths": {
-            "mean": float(lengths.mean()),
-            "median": float(np.median(lengths)),
-            "max": int(lengths.max()),
+            "mean": num_interactions / num_users,
+            "median": (ordered[middle[0]] + ordered[middle[1]]) / 2,
+            "max": ordered[-1],
         },
-        "sparsity": 1 - len(interactions.ids) / (len(lengths) * len(interactions.items)),
-        "tied_timestamps": tied,
+        "sparsity": 1 - num_interactions / (num_users * num_items),
+        "tied_timestamps": num_tied / pairs if num_tied is not None and pairs else None,
     }

@@ -11,6 +11,9 @@ from .vocabulary import SPECIAL_TOKENS
 MISSING = ("nan", "NA", "N/A", "<NA>", "NaT", "null", "None", r"\N", "-1", "-1.0")
 """How files say that there is nobody; letter case does not matter, and blank is always missing."""
 
+DECIMAL, NUMBER, FRACTION = r"^-?\d+\.0+$", r"^-?\d+(\.0+)?$", r"\.0+$"
+"""Whole numbers written with a fraction, all whole numbers, and that fraction."""
+
 LARGEST_EXACT = 2**53
 """Integers up to here are exact as float64."""
 
@@ -38,30 +41,62 @@ def read_names(column: pl.Series, kind: str, missing: list[str]) -> Names:
         kind: `user` or `item`, for notes.
         missing: How the file says that there is no name.
     """
+    names, written = list_names(column, missing)
+    num_blank = (names != written.set(names.is_null(), None)).sum()
+    is_decimal = names.str.contains(DECIMAL)
+    if not is_decimal.any():
+        return Names(names, written, note_names(kind, num_blank))
+    whole = names.str.replace(FRACTION, "")
+    if names.str.contains(NUMBER).all():
+        example = _first(written, is_decimal)
+        return Names(whole, written, note_names(kind, num_blank, read_as_integer=example))
+    is_both = is_decimal & whole.is_in(names.implode())
+    example = _first(names, is_both) if is_both.any() else ""
+    return Names(names, written, note_names(kind, num_blank, int(is_both.sum()), example))
+
+
+def list_names(column: pl.Series, missing: list[str]) -> tuple[pl.Series, pl.Series]:
+    """List the names of a categorical column by their codes, without blanks around them.
+
+    Args:
+        column: (interactions,) of a dictionary of its own.
+        missing: How the file says that there is no name.
+
+    Returns:
+        (codes,) names, null where missing, and as they stand in the file.
+    """
     found = column.unique().drop_nulls()
     places = found.to_physical()
     written = pl.Series([None], dtype=pl.String).new_from_index(0, (places.max() or 0) + 1)
     written = written.scatter(places, found.cast(pl.String)) if len(found) else written
     names = written.str.strip_chars()
     is_missing = names.str.to_lowercase().is_in([word.lower() for word in ["", *missing]])
-    names = names.set(is_missing.fill_null(False), None)
+    return names.set(is_missing.fill_null(False), None), written
+
+
+def note_names(
+    kind: str, num_blank: int, num_both: int = 0, both: str = "", read_as_integer: str = ""
+) -> list[str]:
+    """Say what a user should know of the names of a column.
+
+    Args:
+        kind: `user` or `item`.
+        num_blank: Names with blanks around them.
+        num_both: Names like `101.0` where `101` occurs too, and `both` is the first of them.
+        both: See num_both.
+        read_as_integer: The first name like `101.0` where all are whole numbers.
+    """
     notes = []
-    num_blank = (names != written.set(names.is_null(), None)).sum()
     if num_blank:
         notes.append(f"{num_blank:,} {kind}s had blanks around their names, which were cut off")
-    is_decimal = names.str.contains(r"^-?\d+\.0+$")
-    if is_decimal.any():
-        whole = names.str.replace(r"\.0+$", "")
-        if names.str.contains(r"^-?\d+(\.0+)?$").all():
-            names = whole
-            notes.append(f"{kind}s like {_first(written, is_decimal)} were read as integers")
-        elif (is_both := is_decimal & whole.is_in(names.implode())).any():
-            example = _first(names, is_both)
-            notes.append(
-                f"warning: {is_both.sum():,} {kind}s occur both with and without .0, such as "
-                f"{example} and {example.split('.')[0]}; they are taken for different {kind}s"
-            )
-    return Names(names, written, notes)
+    if read_as_integer:
+        notes.append(f"{kind}s like {read_as_integer} were read as integers")
+    if num_both:
+        notes.append(
+            f"warning: {num_both:,} {kind}s occur both with and without .0, such as "
+            f"{both} and {both.split('.')[0]}; they are taken for different {kind}s"
+        )
+    return notes
 
 
 def find_unusable(names: pl.Series, kind: str) -> dict[int, str]:

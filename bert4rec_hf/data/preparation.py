@@ -6,14 +6,10 @@ The folder holds a `datasets.DatasetDict` with int32 ids, the vocabulary as `tok
 titles where the source has them, everything that was measured, and a dataset card.
 """
 
-import glob
-import json
 import lzma
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,9 +19,7 @@ import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
-from .dataset_card import render_card
 from .filters import apply_filters
 from .histories import SPLIT_NAMES, Histories
 from .interactions import (
@@ -46,11 +40,11 @@ from .titles import MissingColumnsError, read_titles
 from .verification import dataset_fingerprint
 from .vocabulary import (
     FIRST_ITEM_ID,
-    build_vocabulary,
     catalog_items,
     load_vocabulary,
     vocabulary_fingerprint,
 )
+from .writing import remove_unfinished, to_dataset, write_folder
 
 READ_ERRORS = (
     OSError,
@@ -62,19 +56,6 @@ READ_ERRORS = (
     pl.exceptions.PolarsError,
 )
 """What libraries raise at a damaged file."""
-UNFINISHED, LOCK = ".unfinished-", ".lock"
-"""Beginning of the names of folders that are being written, and the file that tells so in each."""
-
-
-def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
-    """Lay out the columns that are saved: whose history, its items, and the target if any."""
-    columns = {
-        "user": users.to_arrow().cast(pa.string()),
-        "items": pa.ListArray.from_arrays(histories.offsets.astype(np.int32), histories.values),
-    }
-    if histories.targets is not None:
-        columns["target"] = histories.targets
-    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
 
 
 def prepare_dataset(
@@ -124,7 +105,7 @@ def prepare_dataset(
         **measure_interactions(interactions),
         "dropped": dropped | {"being in no part of the split": frame.height - split.count_used()},
         "left_out": split.left_out,
-        **measure_histories(histories, len(items)),
+        **measure_histories({name: [histories[name]] for name in SPLIT_NAMES}, len(items)),
         "repeated": count_repeated(interactions, histories),
         "notes": notes + title_notes,
         "titles": len(titles),
@@ -140,13 +121,6 @@ def prepare_dataset(
     parts = {name: to_dataset(histories[name], users[name]) for name in SPLIT_NAMES}
     write_folder(output, parts, items, titles, statistics)
     return statistics
-
-
-def remove_unfinished(output: Path) -> None:
-    """Remove what preparations of the same output left that were killed; others hold a lock."""
-    for workplace in output.parent.glob(f"{UNFINISHED}{glob.escape(output.name)}-*"):
-        with suppress(Timeout), FileLock(workplace / LOCK, timeout=0):
-            shutil.rmtree(workplace)
 
 
 def check_request(
@@ -276,16 +250,23 @@ def used_settings(source: str, config: PreparationConfig) -> dict[str, Any]:
     return settings
 
 
-def measure_histories(histories: dict[str, Histories], num_items: int) -> dict[str, Any]:
-    """Count what each part holds, and the items and targets that training never sees."""
+def measure_histories(
+    histories: Mapping[str, Sequence[Histories]], num_items: int
+) -> dict[str, Any]:
+    """Count what the shards of each part hold, and the items that training never sees."""
     is_trained = np.zeros(FIRST_ITEM_ID + num_items, dtype=bool)
-    is_trained[histories["train"].values] = True
+    for shard in histories["train"]:
+        is_trained[shard.values] = True
     parts = {
-        name: {"histories": len(part), "interactions": len(part.values)}
-        for name, part in histories.items()
+        name: {
+            "histories": sum(len(shard) for shard in shards),
+            "interactions": sum(len(shard.values) for shard in shards),
+        }
+        for name, shards in histories.items()
     }
     for name in ("validation", "test"):
-        parts[name]["targets not in train"] = int((~is_trained[histories[name].targets]).sum())
+        unseen = (int((~is_trained[shard.targets]).sum()) for shard in histories[name])
+        parts[name]["targets not in train"] = sum(unseen)
     return {"splits": parts, "items_not_in_train": num_items - int(is_trained.sum())}
 
 
@@ -298,31 +279,3 @@ def count_repeated(interactions: Interactions, histories: dict[str, Histories]) 
         owners = np.searchsorted(part.offsets, hits, side="right")
         targets[f"{name} targets seen before"] = len(np.unique(owners))
     return {"exact copies": count_copies(interactions), **targets}
-
-
-def write_folder(
-    output: Path,
-    parts: dict[str, datasets.Dataset],
-    items: list[str],
-    titles: dict[str, str],
-    statistics: dict[str, Any],
-) -> None:
-    """Write everything under another name beside the output, and rename it when it is whole."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{UNFINISHED}{output.name}-"
-    with (
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=prefix) as workplace,
-        FileLock(Path(workplace) / LOCK),
-    ):
-        folder = Path(workplace) / output.name
-        datasets.DatasetDict(parts).save_to_disk(folder)
-        build_vocabulary(items).save_pretrained(folder)
-        if titles:
-            _write_json(folder / "titles.json", titles)
-        _write_json(folder / "statistics.json", statistics)
-        (folder / "README.md").write_text(render_card(statistics), encoding="utf-8")
-        folder.rename(output)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

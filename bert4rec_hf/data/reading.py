@@ -16,7 +16,7 @@ import polars as pl
 from .histories import SPLIT_NAMES
 from .interactions import PreparationConfig
 from .names import Names, find_unusable, float_names, read_names
-from .times import UNITS, TimeReader, are_calendar_days, recognize_unit, write_date
+from .times import UNITS, TimeReader, are_calendar_days, note_times, recognize_unit
 
 INCOMPLETE = ("has no user", "has no item", "has no timestamp", "has no rating")
 """Faults for which `drop_incomplete` drops a row."""
@@ -274,12 +274,9 @@ def check_rows(
     Returns:
         The rows that are left, and how many were dropped, by reason.
     """
-    messages = ["", *INCOMPLETE, f"has a timestamp that is not {time_kind}", *OTHER_FAULTS]
-    fault = frame["fault"].to_numpy().copy()
-    if "timestamp" in frame.columns:
-        mark_times(fault, frame["timestamp"].fill_null(1).to_numpy(), messages, config)
-    for number, (column, its_names) in enumerate(names.items(), start=1):
-        mark_names(fault, frame[column], its_names.names, messages, number)
+    fault, messages = mark_faults(
+        frame, {column: each.names for column, each in names.items()}, config, time_kind
+    )
     dropped = {}
     if config.drop_incomplete:
         counts = np.bincount(fault, minlength=len(messages))[1 : len(INCOMPLETE) + 1].tolist()
@@ -290,6 +287,29 @@ def check_rows(
     if fault.any():
         refuse_row(frame["line"].to_numpy(), fault, messages, raw)
     return frame.drop("fault"), dropped
+
+
+def mark_faults(
+    frame: pl.DataFrame, names: dict[str, pl.Series], config: PreparationConfig, time_kind: str
+) -> tuple[np.ndarray, list[str]]:
+    """Note what is wrong with each row.
+
+    Args:
+        frame: As BlockReader reads it.
+        names: Of users and items by their codes, null where missing.
+        config: Which times are allowed.
+        time_kind: What a timestamp must be.
+
+    Returns:
+        (interactions,) places in the messages, and these; the first is that of a good row.
+    """
+    messages = ["", *INCOMPLETE, f"has a timestamp that is not {time_kind}", *OTHER_FAULTS]
+    fault = frame["fault"].to_numpy().copy()
+    if "timestamp" in frame.columns:
+        mark_times(fault, frame["timestamp"].fill_null(1).to_numpy(), messages, config)
+    for number, (column, its_names) in enumerate(names.items(), start=1):
+        mark_names(fault, frame[column], its_names, messages, number)
+    return fault, messages
 
 
 def mark_times(
@@ -330,23 +350,38 @@ def refuse_row(
             repeated = int((lines[:place] == line).sum())
             found = rows.drop("line").row(min(repeated, rows.height - 1), named=True)
             break
-    ways = {"has the timestamp 0": "--allow-zero-timestamps takes it as a time"}
-    ways |= {"has a negative timestamp": "--allow-negative-timestamps takes it as a time"}
-    ways |= dict.fromkeys(INCOMPLETE, "--drop-incomplete drops such rows")
     counts = np.bincount(fault, minlength=len(messages))
-    reasons = [f"{n:,} {said}" for said, n in zip(messages[1:], counts[1:].tolist(), strict=True)]
-    reasons = [reason for reason in reasons if not reason.startswith("0 ")]
-    told = f" ({', '.join(reasons)})" if len(reasons) > 1 else ""
+    counts = dict(zip(messages[1:], counts[1:].tolist(), strict=True))
     raise ValueError(
-        f"{name_line(line, raw)} {message}: {found}; {np.count_nonzero(fault):,} of "
-        f"{len(fault):,} interactions cannot be used{told}, "
-        f"{ways.get(message, 'fix or remove them')}"
+        f"{name_line(line, raw.files)} {describe_fault(message, found, counts, len(fault))}"
     )
 
 
-def name_line(line: int, raw: RawInteractions) -> str:
+def describe_fault(
+    message: str, found: dict[str, object], counts: dict[str, int], num_rows: int
+) -> str:
+    """Say what is wrong with a row, how many others cannot be used, and what to do.
+
+    Args:
+        message: Its fault.
+        found: The row as it stands in the file.
+        counts: Fault → rows.
+        num_rows: Of the source, the good ones too.
+    """
+    ways = {"has the timestamp 0": "--allow-zero-timestamps takes it as a time"}
+    ways |= {"has a negative timestamp": "--allow-negative-timestamps takes it as a time"}
+    ways |= dict.fromkeys(INCOMPLETE, "--drop-incomplete drops such rows")
+    reasons = [f"{count:,} {said}" for said, count in counts.items() if count]
+    told = f" ({', '.join(reasons)})" if len(reasons) > 1 else ""
+    return (
+        f"{message}: {found}; {sum(counts.values()):,} of {num_rows:,} interactions cannot be "
+        f"used{told}, {ways.get(message, 'fix or remove them')}"
+    )
+
+
+def name_line(line: int, files: Sequence[str]) -> str:
     """Write a line with its number and file."""
-    file = raw.files[line >> FILE_SHIFT] if raw.files else "the source"
+    file = files[line >> FILE_SHIFT] if files else "the source"
     return f"line {line & ((1 << FILE_SHIFT) - 1)} of {file}"
 
 
@@ -357,10 +392,10 @@ def check_lines_of_users(frame: pl.DataFrame, raw: RawInteractions) -> None:
     if twice.height:
         user, first, last = twice.row(0)
         raise ValueError(
-            f"user {user!r} stands on line {first} and again: {name_line(last, raw)}; each line "
-            f"has to be the whole history of one user ({twice.height:,} users occur twice). Where "
-            "lines hold no user but only items, give --user-column ''; where a file repeats the "
-            "beginnings of histories, take the one with one interaction per row"
+            f"user {user!r} stands on line {first} and again: {name_line(last, raw.files)}; each "
+            f"line has to be the whole history of one user ({twice.height:,} users occur twice). "
+            "Where lines hold no user but only items, give --user-column ''; where a file repeats "
+            "the beginnings of histories, take the one with one interaction per row"
         )
 
 
@@ -379,17 +414,20 @@ def scale_times(
     elif not times.reads_dates:
         unit, other = recognize_unit(values, raw.unit)
     if other is not None:
-        raise ValueError(
-            f"{name_line(frame['line'][other], raw)} has the timestamp {values[other]:.0f}, while "
-            f"most are {unit}: some times are in another unit; fix them, or name the unit by "
-            "--timestamp-format if it is one"
-        )
+        place = name_line(frame["line"][other], raw.files)
+        raise ValueError(describe_other_unit(place, values[other], unit))
     frame = frame.with_columns(pl.col("timestamp") / UNITS.get(unit, 1))
-    first, last = (write_date(t) for t in (frame["timestamp"].min(), frame["timestamp"].max()))
-    note = f"times: {unit}, from {first} to {last} UTC"
-    if unit == "seconds" and are_calendar_days(values):
-        note += "; warning: do they mean calendar days? Then give --timestamp-format %Y%m%d"
-    return frame, note
+    first, last = frame["timestamp"].min(), frame["timestamp"].max()
+    are_days = unit == "seconds" and are_calendar_days(values)
+    return frame, note_times(unit, first, last, are_days=are_days)
+
+
+def describe_other_unit(place: str, time: float, unit: str) -> str:
+    """Say of a time that it is in another unit than most."""
+    return (
+        f"{place} has the timestamp {time:.0f}, while most are {unit}: some times are in another "
+        "unit; fix them, or name the unit by --timestamp-format if it is one"
+    )
 
 
 def rename(column: pl.Series, names: Names) -> pl.Series:

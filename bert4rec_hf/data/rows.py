@@ -54,6 +54,28 @@ def parse_conditions(where: list[str]) -> list[Condition]:
     return list(conditions.values())
 
 
+def ask_columns(conditions: list[Condition]) -> dict[str, str]:
+    """Name the columns that conditions are about: our name → the name in the table."""
+    return {f"where {place}": condition.column for place, condition in enumerate(conditions)}
+
+
+def meet_conditions(block: pl.DataFrame, conditions: list[Condition]) -> pl.Series:
+    """(rows,) whether each row of a block meets all conditions.
+
+    Args:
+        block: With the columns that `ask_columns` names.
+        conditions: May be none.
+    """
+    is_kept = pl.Series([True]).new_from_index(0, block.height)
+    for name, condition in zip(ask_columns(conditions), conditions, strict=True):
+        is_kept &= _as_texts(block[name]).is_in(condition.values) == condition.is_wanted
+    return is_kept
+
+
+def _as_texts(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String).fill_null("").str.strip_chars()
+
+
 def select_rows(
     table: Table, columns: dict[str, str], where: list[str], dropped: Counter
 ) -> Callable[[], Iterator[pl.DataFrame]]:
@@ -75,17 +97,16 @@ def select_rows(
                 f"where names {condition.column!r}; the columns of {table.path.name} are "
                 f"{', '.join(map(repr, table.columns))}"
             )
-    asked = {f"where {i}": condition.column for i, condition in enumerate(conditions)}
+    asked = ask_columns(conditions)
 
     def read() -> Iterator[pl.DataFrame]:
         dropped["where"], num_kept = 0, 0
         values: list[set[str]] = [set() for _ in conditions]
         for block in table.read(columns | asked):
-            is_kept = pl.Series([True]).new_from_index(0, block.height)
-            for name, condition, its_values in zip(asked, conditions, values, strict=True):
-                texts = block[name].cast(pl.String).fill_null("").str.strip_chars()
-                is_kept &= texts.is_in(condition.values) == condition.is_wanted
+            is_kept = meet_conditions(block, conditions)
+            for name, its_values in zip(asked, values, strict=True):
                 if len(its_values) <= VALUES_SHOWN:
+                    texts = _as_texts(block[name])
                     its_values.update(texts.unique().head(VALUES_SHOWN + 1))
             dropped["where"] += int((~is_kept).sum())
             num_kept += int(is_kept.sum())

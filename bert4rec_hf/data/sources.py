@@ -256,7 +256,27 @@ def choose_columns(
         optional: Our names of the columns that need not be there.
         titles: As of RawInteractions.
     """
-    columns = dict(columns or zip(FOUR_COLUMNS, FOUR_COLUMNS, strict=True))
+    columns = columns or dict(zip(FOUR_COLUMNS, FOUR_COLUMNS, strict=True))
+    columns = find_columns(table, config, columns, optional)
+    dropped = table.dropped if config.explode else Counter()
+    read = select_rows(table, columns, config.where, dropped)
+    return RawInteractions(read=read, titles=titles, files=[table.path.name], dropped=dropped)
+
+
+def find_columns(
+    table: Table,
+    config: PreparationConfig,
+    columns: dict[str, str],
+    optional: Collection[str] = ("rating",),
+) -> dict[str, str]:
+    """Find the columns of a table that are read: our name → the name in the table.
+
+    Takes the arguments of choose_columns.
+
+    Raises:
+        ValueError: One is missing, or stands there twice.
+    """
+    columns = dict(columns)
     if config.order == "file" or not config.timestamp_column:
         columns.pop("timestamp", None)
     found = table.columns
@@ -275,9 +295,7 @@ def choose_columns(
     twice = [name for name in columns.values() if found.count(name) > 1]
     if twice:
         raise ValueError(f"{table.path.name} has several columns {twice[0]!r}; rename all but one")
-    dropped = table.dropped if config.explode else Counter()
-    read = select_rows(table, columns, config.where, dropped)
-    return RawInteractions(read=read, titles=titles, files=[table.path.name], dropped=dropped)
+    return columns
 
 
 SOURCES: dict[str, Callable[[Path, PreparationConfig], RawInteractions]] = {

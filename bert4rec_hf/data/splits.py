@@ -69,12 +69,12 @@ def split_interactions(
     histories = {}
     for name, prefixes in zip(SPLIT_NAMES, split, strict=False):
         if len(prefixes.users) == 0 and config.split != "none":
-            left_out = ", ".join(f"{reason}: {n:,}" for reason, n in split.left_out.items() if n)
+            times = interactions.timestamps
+            time_range = None if times is None else (times.min(), times.max())
+            lengths = interactions.lengths
             raise ValueError(
-                f"the split {config.split} leaves no history for {name}: the longest of "
-                f"{len(interactions.users):,} users has {interactions.lengths.max():,} "
-                f"interactions{_time_range(interactions)}; users not held out: "
-                f"{left_out or 'none'}"
+                f"the split {config.split} leaves no history for {name}: "
+                f"{describe_users(len(lengths), lengths.max(), time_range, split.left_out)}"
             )
         histories[name] = prefixes.copy_from(interactions, has_targets=name != "train")
     return split, histories
@@ -121,7 +121,7 @@ def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
     """
     if interactions.timestamps is None:
         raise ValueError("the split temporal needs timestamps, and the source has only an order")
-    validation_time, test_time = _borders(interactions, config)
+    validation_time, test_time = find_borders(interactions, config)
     if not validation_time < test_time:
         raise ValueError(
             f"validation_time must come before test_time, got {write_date(validation_time)} and "
@@ -141,7 +141,7 @@ def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
     return split._replace(train=Prefixes.where(trained > 0, trained))
 
 
-def _borders(interactions: Interactions, config: PreparationConfig) -> tuple[float, float]:
+def find_borders(interactions: Interactions, config: PreparationConfig) -> tuple[float, float]:
     """Find where validation and test begin: where the config says, or so long before the end."""
     if not config.test_last:
         return read_seconds(config.validation_time, "validation_time"), read_seconds(
@@ -284,12 +284,28 @@ def _count_before(interactions: Interactions, time: float) -> np.ndarray:
     return np.diff(counts[interactions.offsets])
 
 
-def _time_range(interactions: Interactions) -> str:
-    """Tell from when to when the interactions reach."""
-    times = interactions.timestamps
-    if times is None:
-        return ""
-    return f", and times reach from {write_date(times.min())} to {write_date(times.max())}"
+def describe_users(
+    num_users: int,
+    longest: int,
+    time_range: tuple[float, float] | None,
+    left_out: dict[str, int],
+) -> str:
+    """Say of a split that failed what there was to split.
+
+    Args:
+        num_users: All users.
+        longest: Interactions of the one with most.
+        time_range: First and last time, None where there are none.
+        left_out: Reason → users that were not held out.
+    """
+    reach = ""
+    if time_range:
+        reach = f", and times reach from {write_date(time_range[0])} to {write_date(time_range[1])}"
+    counts = ", ".join(f"{reason}: {n:,}" for reason, n in left_out.items() if n)
+    return (
+        f"the longest of {num_users:,} users has {longest:,} interactions{reach}; users not held "
+        f"out: {counts or 'none'}"
+    )
 
 
 def read_seconds(time: str, setting: str) -> float:

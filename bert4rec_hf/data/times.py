@@ -1,5 +1,6 @@
 """Timestamps of any usual kind become seconds since 1970, UTC."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,6 +17,9 @@ SMALLEST_SECONDS = 1e8
 
 LARGEST_SECONDS = 1e11
 """The year 5138, or March 1973 in milliseconds; the bounds of the units are 1,000 apart."""
+
+SIZE_BOUNDS = [SMALLEST_SECONDS, *(LARGEST_SECONDS * 1000**power for power in range(3))]
+"""Where seconds, milliseconds, microseconds and nanoseconds begin."""
 
 DATE_FORMATS = tuple(
     f"%Y-%m-%d{letter}{time}"
@@ -102,26 +106,64 @@ def recognize_unit(times: np.ndarray, declared: str) -> tuple[str, int | None]:
     Returns:
         Name of the unit, and the place of a time that is of another one, if there is any.
     """
-    bounds = [SMALLEST_SECONDS, *(LARGEST_SECONDS * 1000**power for power in range(3))]
-    kinds = np.searchsorted(bounds, times, side="right").astype(np.int8)
-    counts = np.bincount(kinds[times > 0], minlength=len(bounds) + 1)
-    if not counts[1:].any():
-        return declared, None
-    unit = int(counts[1:].argmax())
-    is_other = (kinds != unit + 1) & (times > 0)
-    if unit == 0:
-        is_other &= kinds != 0
-    return list(UNITS)[unit], int(is_other.argmax()) if is_other.any() else None
+    sizes = time_sizes(times)
+    unit, expected = choose_unit(np.bincount(sizes + 1, minlength=len(SIZE_BOUNDS) + 2), declared)
+    is_other = ~np.isin(sizes, expected)
+    return unit, int(is_other.argmax()) if is_other.any() else None
+
+
+def time_sizes(times: np.ndarray) -> np.ndarray:
+    """(interactions,) how many of SIZE_BOUNDS each time reaches, -1 where it is 0 or negative."""
+    sizes = np.searchsorted(SIZE_BOUNDS, times, side="right").astype(np.int8)
+    sizes[times <= 0] = -1
+    return sizes
+
+
+def choose_unit(counts: Sequence[int], declared: str) -> tuple[str, list[int]]:
+    """Take the unit of most times.
+
+    Args:
+        counts: (sizes + 1,) times of each size, of -1 first.
+        declared: The unit of numbers that may be counters.
+
+    Returns:
+        Name of the unit, and the sizes that its times may have.
+    """
+    of_units = list(counts[2:])
+    if not any(of_units):
+        return declared, [-1, 0]
+    unit = of_units.index(max(of_units))
+    return list(UNITS)[unit], [-1, unit + 1, *([0] if unit == 0 else [])]
 
 
 def are_calendar_days(times: np.ndarray) -> bool:
     """Tell whether all times are numbers like 20150301."""
     if times.min() < 19_000_101 or times.max() > 21_001_231:
         return False
+    return bool(is_calendar_day(times).all())
+
+
+def is_calendar_day(times: np.ndarray) -> np.ndarray:
+    """(interactions,) whether each time is a number like 20150301."""
     year, day = np.divmod(times, 10_000)
     month, day = np.divmod(day, 100)
     limits = ((year, 1900, 2100), (month, 1, 12), (day, 1, 31))
-    return all(bool(((low <= part) & (part <= high)).all()) for part, low, high in limits)
+    return np.logical_and.reduce([(low <= part) & (part <= high) for part, low, high in limits])
+
+
+def note_times(unit: str, first: float, last: float, *, are_days: bool) -> str:
+    """Say what times were taken for.
+
+    Args:
+        unit: Name of a unit, or dates.
+        first: Seconds, as the next one.
+        last: The latest.
+        are_days: Whether all of them, before they were scaled, may be calendar days.
+    """
+    note = f"times: {unit}, from {write_date(first)} to {write_date(last)} UTC"
+    if unit == "seconds" and are_days:
+        note += "; warning: do they mean calendar days? Then give --timestamp-format %Y%m%d"
+    return note
 
 
 def read_duration(text: str, setting: str) -> float:

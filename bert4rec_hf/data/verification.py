@@ -7,6 +7,7 @@ vocabulary and the users.
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,33 @@ def dataset_fingerprint(vocabulary: str, histories: dict[str, Histories]) -> str
         vocabulary: The `vocabulary_fingerprint` of the catalog.
         histories: By the name of their split.
     """
+    return shards_fingerprint(vocabulary, {name: [part] for name, part in histories.items()})
+
+
+def shards_fingerprint(vocabulary: str, parts: Mapping[str, Sequence[Histories]]) -> str:
+    """Hash what dataset_fingerprint does, of histories that lie in several files.
+
+    However they are divided, the same histories have the same fingerprint.
+
+    Args:
+        vocabulary: The `vocabulary_fingerprint` of the catalog.
+        parts: The shards of each split in their order, read one after the other three times.
+    """
     digest = hashlib.sha256(vocabulary.encode())
-    for name, part in histories.items():
-        digest.update(f"{name} {len(part)} {len(part.values)}".encode())
-        digest.update(part.offsets.astype("<i8").tobytes())
-        digest.update(part.values.astype("<i4").tobytes())
-        if part.targets is not None:
-            digest.update(part.targets.astype("<i4").tobytes())
+    for name, shards in parts.items():
+        counts = [(len(shard), len(shard.values)) for shard in shards]
+        histories, interactions = map(sum, zip(*counts, strict=True)) if counts else (0, 0)
+        digest.update(f"{name} {histories} {interactions}".encode())
+        digest.update(np.zeros(1, "<i8").tobytes())
+        start = 0
+        for shard in shards:
+            digest.update((shard.offsets[1:] + start).astype("<i8").tobytes())
+            start += len(shard.values)
+        for shard in shards:
+            digest.update(shard.values.astype("<i4").tobytes())
+        for shard in shards:
+            if shard.targets is not None:
+                digest.update(shard.targets.astype("<i4").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -288,7 +288,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(statistics):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bert4rec_hf.data.preparation.render_card", fail)
+    monkeypatch.setattr("bert4rec_hf.data.writing.render_card", fail)
     with pytest.raises(OSError, match="no space left"):
         prepare(tmp_path)
     assert list((tmp_path / "made").iterdir()) == []

@@ -33,7 +33,7 @@ def render_scaling_card(name: str, results: dict[str, Any]) -> str:
         f"# {name}",
         "",
         f"`{config['experiment']}` at {len(results['sizes'])} sizes, with budgets of "
-        f"{' and '.join(map(str, sorted(config['max_steps'])))} steps and "
+        f"{' and '.join(f'{steps:,}' for steps in sorted(config['max_steps']))} steps and "
         f"{len(config['seeds'])} seeds each. Measured on test, full ranking, the best step chosen "
         "on validation; mean ± standard deviation over seeds. Cross-entropy is that of the "
         "next item against the whole catalog.",

@@ -54,6 +54,8 @@ class Sizes(NamedTuple):
 def fit_laws(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Fit every law that there are sizes enough for, without the largest as well.
 
+    A study of one budget has no law of the items read, as all its runs read as many.
+
     Intervals are of 95 %. They know of the luck of seeds, not of whether the law has the right
     form.
 
@@ -69,7 +71,8 @@ def fit_laws(points: Sequence[Point]) -> list[dict[str, Any]]:
             sizes = collect_sizes(chosen, measure, names)
             largest = max(chosen, key=lambda point: point["parameters"]["total"])["size"]
             others = sizes.without(largest)
-            if len(np.unique(others.x, axis=0)) > 2 * len(names):
+            vary = all(len(np.unique(column)) > 1 for column in others.x.T)
+            if vary and len(np.unique(others.x, axis=0)) > 2 * len(names):
                 law = {"measure": measure, "of": list(names)} | fit_law(sizes, names)
                 laws.append(law | {"held_out": hold_out(sizes, largest)})
     return laws

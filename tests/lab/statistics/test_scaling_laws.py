@@ -52,6 +52,15 @@ def test_a_law_of_the_encoder_is_found_and_predicts_the_size_it_has_not_seen():
     assert {"loss", "ndcg@10"} == {measure for measure, *_ in laws}
 
 
+def test_one_budget_has_no_law_of_the_items_read():
+    points = make_points(lambda encoder, embeddings, items: 4 + 30 * encoder**-0.3, budgets=(400,))
+    assert {tuple(law["of"]) for law in fit_laws(points)} == {
+        ("encoder",),
+        ("total",),
+        ("compute",),
+    }
+
+
 def test_what_doubling_either_part_does_is_told_apart():
     points = make_points(
         lambda encoder, embeddings, items: 9 - 0.25 * np.log2(encoder) - 0.125 * np.log2(embeddings)

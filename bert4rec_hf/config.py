@@ -118,6 +118,10 @@ class TrainingConfig:
     row_sparse: bool = True
     """Under a sampled objective, step only the rows of the item table that have a gradient."""
 
+    item_table: Literal["replicated", "sharded"] = "replicated"
+    """Whether each of several processes has the whole item table, or `sharded`: a share of its rows
+    and of their moments, for catalogs that do not fit otherwise. Needs a sampled objective."""
+
     max_grad_norm: float | int = 5.0
     """Longer gradients are cut to this length."""
 

@@ -257,7 +257,8 @@ def rank_histories(
             ranked = ranker.rank(encoded[run], batch[run], targets[rows[run]], rows[run])
             parts.append((torch.as_tensor(rows[run]), *ranked))
     rows, *results = (torch.cat(column) for column in zip(*gather_object(parts), strict=True))
-    ranked, top_ids = (result[rows.argsort()] for result in results)
+    first = torch.from_numpy(np.unique(rows.numpy(), return_index=True)[1])  # some are there twice
+    ranked, top_ids = (result[first] for result in results)
     repeats = find_repeats(histories, targets)
     ranks = ranked
     if config.misses_repeats:
@@ -274,10 +275,15 @@ def count_items(histories: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _split_work(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the rows of this process, in batches of like length, the longest first."""
+    """Yield the rows of this process, in batches of like length, the longest first.
+
+    All processes have as many, some of the longest twice, as a model that is spread over them can
+    only be asked by all together.
+    """
     longest_first = np.argsort(-lengths, kind="stable")
     state = PartialState()
-    mine = longest_first[state.process_index :: state.num_processes]
+    num_even = -(-len(lengths) // state.num_processes) * state.num_processes
+    mine = np.resize(longest_first, num_even)[state.process_index :: state.num_processes]
     for start in range(0, len(mine), batch_size):
         yield mine[start : start + batch_size]
 

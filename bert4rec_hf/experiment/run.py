@@ -27,6 +27,7 @@ from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.agreement import failing_together
 from bert4rec_hf.training.checkpoint import TrainingState, newest_checkpoint
+from bert4rec_hf.training.item_shards import check_item_shards
 from bert4rec_hf.training.limits import raise_file_limit
 from bert4rec_hf.training.loop import TrainingRun, going_on_without_trackers
 from bert4rec_hf.training.memory import (
@@ -303,9 +304,12 @@ def estimate_run(
     """
     with torch.device("meta"):
         model = build_model(experiment, dataset.vocab_size)
+    shards_items = check_item_shards(model, experiment.training, accelerator)
     loader = build_loader(experiment, dataset, accelerator.num_processes, first_step=0)
     batch = loader.collate_fn(loader.dataset.__getitems__(next(iter(loader.batch_sampler))))
-    estimate = estimate_memory(model, batch, accelerator, max_scores(accelerator.device))
+    estimate = estimate_memory(
+        model, batch, accelerator, max_scores(accelerator.device), shards_items=shards_items
+    )
     estimate = add_memory(estimate, experiment)
     available = available_memory(accelerator)
     if accelerator.is_main_process:

@@ -176,6 +176,7 @@ def gbce(  # noqa: PLR0913 - what all objectives take, and a setting of its own
     neighbors: TargetNeighbors | None = None,
     *,
     calibration: float = 0.75,
+    num_items: int | None = None,
 ) -> Tensor:
     """Binary cross-entropy whose positives are tempered against overconfidence.
 
@@ -186,9 +187,10 @@ def gbce(  # noqa: PLR0913 - what all objectives take, and a setting of its own
     Takes the arguments of full_softmax, needs the negatives, and
 
         calibration: The paper's t; 0 is plain binary cross-entropy, 1 wholly calibrated.
+        num_items: Of the catalog; those of the table when None.
     """
     of_targets, of_negatives = _score_some(states, targets, items, negatives.ids)
-    num_items, drawn = len(items.weight) - NUM_SPECIAL_IDS, len(negatives.ids)
+    num_items, drawn = num_items or len(items.weight) - NUM_SPECIAL_IDS, len(negatives.ids)
     rate = min(drawn / max(num_items - 1, 1), 1.0)
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     of_targets, of_negatives = of_targets.float(), of_negatives.float()
@@ -419,5 +421,7 @@ SAMPLED_OBJECTIVES = ("sampled_softmax", "gbce")
 def build_objective(config: BERT4RecConfig) -> Objective:
     """The objective that a configuration names, with its settings."""
     if config.objective == "gbce":
-        return partial(gbce, calibration=config.gbce_calibration)
+        # The table that the model sees may be a part of the catalog, see ItemShards.
+        settings = {"calibration": config.gbce_calibration, "num_items": config.num_items}
+        return partial(gbce, **settings)
     return OBJECTIVES[config.objective]

@@ -119,7 +119,7 @@ class StepGuard:
     def _skip_or_stop(self, text: str, state: TrainingState) -> None:
         step = state.step + 1
         last = [*state.skipped_steps, step][-MOST_SKIPPED_IN_A_ROW - 1 :]
-        if weight := first_not_finite(self.model):
+        for weight in gather_object([name] if (name := first_not_finite(self.model)) else []):
             raise ValueError(f"{text}; {weight} itself is not finite{advise(step)}")
         if not self.skips:
             raise ValueError(f"{text}{advise(step)}")

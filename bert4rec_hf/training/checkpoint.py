@@ -32,6 +32,7 @@ from bert4rec_hf.training.checksums import (
     sync,
     write_checksums,
 )
+from bert4rec_hf.training.row_shard import show_whole
 from bert4rec_hf.training.tensor_files import load_rows, save_rows
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def save_checkpoint(
         OSError: A process could not write its part; the older checkpoints are all there.
         ValueError: A weight, or what the optimizer knows of it, is not finite; likewise.
     """
-    tensors = {"model": _trainable(model), "optimizer": _optimizer_tensors(model, optimizer)}
+    tensors = {"model": _weights(model), "optimizer": _optimizer_tensors(model, optimizer)}
     whole = folder / name_of_step(state.step)
     unfinished = folder / f".unfinished-{whole.name}"
     try:
@@ -235,7 +236,7 @@ def load_checkpoint(
         ValueError: The checkpoint holds other tensors than model and optimizer have.
     """
     saved = json.loads((checkpoint / "state.json").read_text())
-    load_rows(checkpoint, "model", _trainable(model))
+    load_rows(checkpoint, "model", _weights(model))
     _begin(model, optimizer)
     load_rows(checkpoint, "optimizer", _optimizer_tensors(model, optimizer))
     if accelerator.scaler is not None and saved["scaler"] is not None:
@@ -257,10 +258,15 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """What is trained, each in the shape that it has over all processes."""
+    return {name: show_whole(weight, weight) for name, weight in _trainable(model).items()}
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as `<parameter>/<state>` tensors."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": show_whole(weight, value)
         for name, weight in _trainable(model).items()
         for key, value in optimizer.state[weight].items()
     }

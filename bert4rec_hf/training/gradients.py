@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from bert4rec_hf.training.row_shard import shard_of
+
 
 def leave_out_of_ddp(model: nn.Module, tables: Sequence[Tensor]) -> None:
     """Keep DDP from reducing these parameters, as NCCL has no sum of sparse tensors.
@@ -66,14 +68,19 @@ def clip_gradients(
         # Knows shares, and has no sparse ones to know.
         norm = clip_grad_norm_(parameters, max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
-    grads = []
+    grads, sharded = [], []
     for weight in parameters:
-        if weight.grad is not None and weight.grad.is_sparse:
+        if weight.grad is None:
+            continue
+        if weight.grad.is_sparse:
             weight.grad = weight.grad.coalesce()
-            grads.append(weight.grad.values())
-        elif weight.grad is not None:
-            grads.append(weight.grad)
+        own = weight.grad.values() if weight.grad.is_sparse else weight.grad
+        (grads if shard_of(weight) is None else sharded).append(own)
     norm = torch.nn.utils.get_total_norm(grads)
+    if sharded:
+        of_shards = accelerator.reduce(torch.nn.utils.get_total_norm(sharded).square(), "sum")
+        norm = (norm.square() + of_shards).sqrt()
+    grads += sharded
     factor = max_norm / (norm + 1e-6)
     if norm.device.type != "cpu":
         torch._foreach_mul_(grads, factor.clamp(max=1.0))

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bert4rec_hf.config import TrainingConfig
-from bert4rec_hf.training.agreement import StopAgreement, describe
+from bert4rec_hf.training.agreement import StopAgreement, describe, failing_together
 from bert4rec_hf.training.bad_steps import StepGuard, spread_to_gradients
 from bert4rec_hf.training.checkpoint import (
     TrainingState,
@@ -30,6 +30,7 @@ from bert4rec_hf.training.gradients import (
     leave_out_of_ddp,
 )
 from bert4rec_hf.training.interruption import Interrupted, deferring_signals
+from bert4rec_hf.training.item_shards import ItemShards, ShardedScorerModel, check_item_shards
 from bert4rec_hf.training.optimizer import build_optimizer, learning_rate, row_tables
 from bert4rec_hf.training.progress import show_progress
 from bert4rec_hf.training.sharding import (
@@ -78,13 +79,17 @@ class TrainingRun:
         self.folder = folder
         self.state = TrainingState()
         self.is_sharded = is_sharded(accelerator)
+        self.items: ItemShards | None = None
+        if check_item_shards(model, config, accelerator):
+            self.items = ItemShards(model, accelerator)
         if self.is_sharded:
             self.outline = outline(model)
             shard_model(model, accelerator)
-        self.tables = row_tables(model)
+        self.tables = row_tables(model) if self.items is None else []
         is_compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         # The gradients of a compiled model are dense.
-        leave_out_of_ddp(model, [] if is_compiled else self.tables)
+        tables = self.tables if self.items is None else self.items.weights
+        leave_out_of_ddp(model, [] if is_compiled else tables)
         # The schedule is a function of the step and is not prepared: a prepared one would advance
         # once per process at every step.
         prepare = prepare_shares if self.is_sharded else Accelerator.prepare
@@ -99,7 +104,12 @@ class TrainingRun:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def whole(self) -> nn.Module:
-        """The model with all its weights, to be measured and saved; a copy where it is sharded."""
+        """The model with all its weights, to be saved; a copy where it is sharded.
+
+        Of an item table that is sharded only the main process has all rows.
+        """
+        if self.items is not None:
+            return self.items.gather()
         return gather_model(self.outline, self.unwrapped) if self.is_sharded else self.unwrapped
 
     def resume(self, checkpoint: Path) -> None:
@@ -175,10 +185,11 @@ class TrainingRun:
     def learn(self, batch: Batch) -> Tensor:
         """Learn from one batch; step where accumulation is complete. Returns the loss."""
         with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():  # what is sharded does not do so by itself
-                batch = self.teachers(batch) if self.teachers else batch
-                loss = self.model(**batch).loss
-            self.accelerator.backward(spread_to_gradients(loss))
+            with self.items.fetched(batch) if self.items else nullcontext(batch) as inputs:
+                with self.accelerator.autocast():  # what is sharded does not do so by itself
+                    inputs = self.teachers(inputs) if self.teachers else inputs
+                    loss = self.model(**inputs).loss
+                self.accelerator.backward(spread_to_gradients(loss))
             self.guard.add(loss)
             is_allowed = True
             if self.accelerator.sync_gradients:
@@ -255,10 +266,10 @@ class TrainingRun:
         keep_best: Callable[[nn.Module], None],
     ) -> None:
         """Judge the model by its validation metrics and keep it if it is the best so far."""
-        state, model = self.state, self.whole()
+        state = self.state
+        model = self.whole() if self.items is None else ShardedScorerModel(self.items)
         if evaluate is None:
-            check_finite(dict(model.named_parameters()), state.step)
-            keep_best(model)
+            self._keep(model, keep_best)
             return
         try:
             # One process is free to leave it; several would wait for each other.
@@ -272,9 +283,15 @@ class TrainingRun:
         state.validations.append({"step": state.step, **metrics})
         state.validations_since_best += 1
         if metric > state.best_metric:
-            check_finite(dict(model.named_parameters()), state.step)
             state.best_metric, state.best_step, state.validations_since_best = metric, state.step, 0
-            keep_best(model)
+            self._keep(model, keep_best)
+
+    def _keep(self, model: nn.Module, keep_best: Callable[[nn.Module], None]) -> None:
+        """Keep what was validated, with all its weights."""
+        model = model if self.items is None else self.whole()
+        with failing_together(self.accelerator):
+            check_finite(dict(model.named_parameters()), self.state.step)
+        keep_best(model)
 
     def _judge_end(self) -> None:
         """Warn where validation was still improving."""

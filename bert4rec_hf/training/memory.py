@@ -15,6 +15,7 @@ from torch.func import functional_call
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bert4rec_hf.training.cgroups import cgroup_room
+from bert4rec_hf.training.item_shards import item_weights
 from bert4rec_hf.training.limits import address_space_room
 from bert4rec_hf.training.optimizer import row_tables
 from bert4rec_hf.training.process_memory import peak_resident_bytes
@@ -72,7 +73,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    model: nn.Module, batch: Batch, accelerator: Accelerator, max_scores: int
+    model: nn.Module,
+    batch: Batch,
+    accelerator: Accelerator,
+    max_scores: int,
+    *,
+    shards_items: bool = False,
 ) -> MemoryEstimate:
     """Work out what `TrainingRun` will need, in less than a second and next to no memory.
 
@@ -81,15 +87,23 @@ def estimate_memory(
         batch: A packed one of the run.
         accelerator: Tells device, precision, processes and accumulation.
         max_scores: Scores that the full softmax holds at once, at most.
+        shards_items: Whether the item table is dealt out to the processes, see ItemShards.
     """
     shards = accelerator.num_processes if is_sharded(accelerator) else 1
     trainable = _num_bytes(_trainable(model.parameters()))
+    elsewhere, fetched = 0, 0
+    if shards_items:
+        tables = _num_bytes(item_weights(model))
+        elsewhere = tables - tables // accelerator.num_processes
+        fetched = _named_rows(batch) * sum(_num_bytes([each[0]]) for each in item_weights(model))
     return MemoryEstimate(
         parameters=_num_bytes(model.parameters()) // shards
+        - elsewhere
         + _num_bytes(model.buffers())
-        + _gathered_bytes(model, accelerator),
-        gradients=_gradient_bytes(model, batch, accelerator),
-        optimizer_state=2 * trainable // shards,
+        + _gathered_bytes(model, accelerator)
+        + fetched,
+        gradients=_gradient_bytes(model, batch, accelerator) + fetched,
+        optimizer_state=2 * (trainable // shards - elsewhere),
         activations=_activation_bytes(model, batch, accelerator),
         scores=_score_bytes(model, batch, accelerator, max_scores),
     )
@@ -249,10 +263,14 @@ def _gradient_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) ->
     size = sum(dense) * (2 if accelerator.num_processes > 1 else 1)
     size += max(dense) if accelerator.gradient_accumulation_steps > 1 else 0
     for table in tables[:1]:
-        names = ("input_ids", "masked_positions", "negatives")
-        rows = sum(batch[name].numel() for name in names)
-        size += rows * accelerator.gradient_accumulation_steps * _num_bytes([table[0]])
+        rows = _named_rows(batch) * accelerator.gradient_accumulation_steps
+        size += rows * _num_bytes([table[0]])
     return size
+
+
+def _named_rows(batch: Batch) -> int:
+    """Rows of the item table that a batch names, at most."""
+    return sum(batch[name].numel() for name in ("input_ids", "masked_positions", "negatives"))
 
 
 def _storage(tensor: Tensor) -> int:

@@ -26,6 +26,7 @@ FREE = (
     "training.checkpoint_steps",
     "training.keep_checkpoints",
     "training.on_bad_step",
+    "training.item_table",
     "training.trackers",
     "card.",
 )

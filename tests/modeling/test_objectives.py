@@ -223,7 +223,8 @@ def test_gbce_without_calibration_is_binary_cross_entropy():
 def test_the_calibration_of_gbce_is_the_configured_one():
     states, table, bias = make_inputs()
     arguments = (states, TARGETS, SHARES, ItemTable(table, bias), make_negatives())
-    objective = build_objective(BERT4RecConfig(objective="gbce", gbce_calibration=0.2))
+    config = BERT4RecConfig(vocab_size=len(table), objective="gbce", gbce_calibration=0.2)
+    objective = build_objective(config)
     torch.testing.assert_close(objective(*arguments), gbce(*arguments, calibration=0.2))
     assert not torch.isclose(objective(*arguments), gbce(*arguments))
 

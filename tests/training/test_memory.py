@@ -181,6 +181,45 @@ def test_processes_sum_copies_of_gradients_and_accumulation_adds_the_largest_onc
     assert accumulated == expected + 4 * VOCAB * HIDDEN
 
 
+def test_an_item_table_that_is_dealt_out_takes_its_share_and_the_rows_of_a_step_twice_more():
+    batch, model = make_batch(num_negatives=31), make_model(objective="gbce", output_bias=True)
+    model.use_row_gradients()
+    several = launched(num_processes=3)
+    whole = estimate_memory(model, batch, several, 2**26)
+    found = estimate_memory(model, batch, several, 2**26, shards_items=True)
+    items = 4 * VOCAB * (HIDDEN + 1)
+    fetched = 4 * (batch["input_ids"].numel() + len(batch["masked_positions"]) + 31) * (HIDDEN + 1)
+    assert found.parameters == whole.parameters - (items - items // 3) + fetched
+    assert found.gradients == whole.gradients + fetched
+    assert found.optimizer_state == whole.optimizer_state - 2 * (items - items // 3)
+    assert (found.activations, found.scores) == (whole.activations, whole.scores)
+
+
+@pytest.mark.parametrize(("processes", "total"), [(1, 52.0e9), (8, 9.0e9)])
+def test_32_million_items_fit_a_device_of_80_gb(processes, total):
+    """The lines in configs/README.md: 12 bytes a number, and 1024 histories of 50 items."""
+    num_items, hidden = 32_000_000, 128
+    with torch.device("meta"):
+        model = make_model(
+            vocab_size=num_items + 2,
+            hidden_size=hidden,
+            num_attention_heads=2,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            objective="sampled_softmax",
+            attention_dropout=0.1,
+        )
+    model.use_row_gradients()
+    collator = MaskedItemCollator(max_history_length=50)
+    batch = collator([{"items": np.arange(2, 52), "view": view} for view in range(1024)])
+    batch["negatives"], batch["negative_log_counts"] = torch.ones(8192).long(), torch.zeros(8192)
+    several = launched(num_processes=processes)
+    found = estimate_memory(model, batch, several, 2**27, shards_items=processes > 1)
+    table = 12 * num_items * hidden / processes
+    assert found.parameters + found.optimizer_state == pytest.approx(table, rel=0.02)
+    assert found.total == pytest.approx(total, rel=0.01)
+
+
 def estimate_sharded(processes=4, policy="transformer_based_wrap", reshard=True, **settings):
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy=policy, reshard_after_forward=reshard

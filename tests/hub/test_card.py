@@ -174,6 +174,14 @@ def test_a_card_names_the_convention(results, protocol, text):
     assert text in render_card(results)
 
 
+def test_a_card_names_teachers(results):
+    taught = {"teachers": ["runs/a/model", "runs/b/model"], "teacher_weight": 0.5}
+    assert "teachers" not in render_card(results)
+    results["experiment"]["training"] |= taught
+    card = render_card(results)
+    assert "| teachers | runs/a/model, runs/b/model: their averaged predictions are 50 % of" in card
+
+
 def test_names_that_others_chose_stay_names(results):
     results["experiment"]["card"]["dataset_name"] = "films|books\n---\n<script>x</script>"
     results["experiment"]["card"]["dataset_license"] = "a `b` <c>"

@@ -51,8 +51,9 @@ class DataConfig:
     num_negatives: int = 4_096
     """Items drawn per batch as wrong answers; only sampled objectives read them."""
 
-    negative_distribution: Literal["uniform", "popularity"] = "uniform"
-    """How they are drawn: `uniform`, or by `popularity`."""
+    negative_distribution: Literal["uniform", "popularity", "mixed"] = "uniform"
+    """How they are drawn: `uniform`, by `popularity`, or `mixed`: half of them other targets of the
+    batch, the rest uniform."""
 
     pad_to_multiple_of: int = 1
     """Fill packed batches up to such a number of items, so that compiled shapes stay put."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from .histories import Histories
 from .negatives import NegativeSampler
 from .packing import IGNORE_INDEX, MASK_ID, Tokens, count_places, pack
-from .views import Views
+from .views import Views, draw_negatives
 from .vocabulary import FIRST_ITEM_ID
 
 
@@ -120,5 +120,5 @@ class TargetCollator:
         labels[last - 1 if self.is_causal else last] = values[last]
         values[last] = MASK_ID
         tokens = Tokens(views.lengths, values, labels, places)
-        drawn = self.negatives.draw(np.bitwise_xor.reduce(views.keys)) if self.negatives else {}
+        drawn = draw_negatives(self.negatives, views, tokens)
         return pack(tokens, 1, self.max_history_length) | drawn

@@ -182,19 +182,22 @@ def draw_histories(chain: Chain, lengths: np.ndarray, generator: np.random.Gener
         (users, length) items, -1 behind the end of a history.
     """
     histories = np.full((len(lengths), lengths[0]), -1, dtype=np.int32)
+    cumulative = chain.popularity.cumsum()
     for step in range(lengths[0]):
         waiting = np.arange(np.count_nonzero(lengths > step))
         while len(waiting):
             seen = histories[waiting, :step]
-            drawn = _draw_next(chain, seen, generator)
+            drawn = _draw_next(chain, cumulative, seen, generator)
             is_unseen = (seen != drawn[:, None]).all(axis=1)
             histories[waiting[is_unseen], step] = drawn[is_unseen]
             waiting = waiting[~is_unseen]
     return histories
 
 
-def _draw_next(chain: Chain, seen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    cumulative = chain.popularity.cumsum()
+def _draw_next(
+    chain: Chain, cumulative: np.ndarray, seen: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """(users,) next items; `cumulative` are the summed popularities, (items,)."""
     draws = generator.random(len(seen)) * cumulative[-1]
     items = np.searchsorted(cumulative[:-1], draws, side="right")
     if seen.shape[1] > 0:

@@ -93,6 +93,16 @@ def ask_for_next(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, n
     return ids, labels
 
 
+def draw_negatives(
+    sampler: NegativeSampler | None, views: Views, tokens: Tokens
+) -> dict[str, Tensor]:
+    """Draw the negatives of a batch, which are a function of its views; none without a sampler."""
+    if sampler is None:
+        return {}
+    targets = tokens.labels[tokens.labels != IGNORE_INDEX]
+    return sampler.draw(np.bitwise_xor.reduce(views.keys), targets)
+
+
 @strict
 @dataclass(kw_only=True)
 class MaskedItemCollator:
@@ -195,7 +205,7 @@ class MaskedItemCollator:
             if is_prefix_view.any():
                 draws = uniform_draws(np.repeat(views.keys, lengths), places + 3)
                 tokens = ask_after_prefixes(tokens, is_prefix_view, draws < self.prefix_ratio)
-        drawn = self.negatives.draw(np.bitwise_xor.reduce(views.keys)) if self.negatives else {}
+        drawn = draw_negatives(self.negatives, views, tokens)
         if not self.is_packed:
             return pad(tokens) | drawn
         return pack(tokens, self.pad_to_multiple_of, self.max_history_length) | drawn

@@ -13,17 +13,18 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from .candidates import CandidateSampler
+from .collapse import SHOWN, Variety, measure_variety
 from .metrics import bootstrap_intervals, compute_metrics, coverage
 from .ranking import (
     FIRST_ITEM_ID,
     HISTORIES_AT_ONCE,
     TIE_TOLERANCE,
+    BestItems,
     CatalogScores,
     Scorer,
     item_sets,
     rank_among,
     rank_targets,
-    top_items,
 )
 from .repeats import SEEN_TARGETS, describe_repeats, find_repeats, miss_repeats
 
@@ -119,6 +120,9 @@ class Evaluation:
     """How many targets repeat an item of their history, and what they change, see
     `describe_repeats`."""
 
+    variety: Variety
+    """How many different items are recommended, and whether that is a collapse."""
+
     protocol: dict[str, Any]
     """Everything needed to measure the same again."""
 
@@ -127,7 +131,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the ranks, ready for JSON."""
-        return {key: value for key, value in vars(self).items() if key != "ranks"}
+        fields = {key: value for key, value in vars(self).items() if key != "ranks"}
+        return fields | {"variety": self.variety.to_dict()}
 
 
 class Ranking(NamedTuple):
@@ -164,6 +169,25 @@ def evaluate(
     return compute_metrics(ranks, config.ks)
 
 
+def evaluate_with_variety(
+    scorer: Scorer,
+    histories: Sequence[np.ndarray],
+    targets: np.ndarray,
+    config: EvaluationConfig,
+    popularity: np.ndarray | None = None,
+) -> tuple[dict[str, float], Variety]:
+    """Measure the metrics, and how many different items are recommended, in the same pass.
+
+    Takes the arguments of rank_histories.
+
+    Returns:
+        Values by name, coverage among them, and what they say of a collapse.
+    """
+    ranking = rank_histories(scorer, histories, targets, config, popularity, SHOWN)
+    variety = measure_variety(ranking.top_ids, targets, scorer.vocab_size - FIRST_ITEM_ID)
+    return compute_metrics(ranking.ranks, config.ks) | variety.to_metrics(), variety
+
+
 def evaluate_in_detail(
     scorer: Scorer,
     histories: Sequence[np.ndarray],
@@ -175,7 +199,7 @@ def evaluate_in_detail(
 
     Takes the arguments of rank_histories.
     """
-    num_top, num_items = max(config.ks), scorer.vocab_size - FIRST_ITEM_ID
+    num_top, num_items = max(*config.ks, SHOWN), scorer.vocab_size - FIRST_ITEM_ID
     ranking = rank_histories(scorer, histories, targets, config, popularity, num_top)
     ranks = ranking.ranks
     shown = {f"coverage@{k}": coverage(ranking.top_ids, k, num_items) for k in config.ks}
@@ -191,6 +215,7 @@ def evaluate_in_detail(
         seen_targets=describe_repeats(
             ranking.ranked, missed if config.exclude_seen else None, ranking.repeats, config.ks
         ),
+        variety=measure_variety(ranking.top_ids, targets, num_items),
         protocol=describe_protocol(config, num_items, len(ranks)),
         ranks=ranks,
     )
@@ -322,16 +347,18 @@ class _Ranker:
         chunks = CatalogScores(self.scorer, encoded, self.config.chunk_size, self.kept)
         seen = item_sets(histories, keep=targets) if self.config.exclude_seen else None
         ids = torch.as_tensor(targets)
+        best = None
+        if self.num_top:
+            is_shown = not self.config.misses_repeats  # a target that repeats
+            best = BestItems(self.num_top, seen if is_shown else item_sets(histories))
         if self.sampler is None:
-            ranks = rank_targets(chunks, ids, seen)
+            ranks = rank_targets(chunks, ids, seen, best)
         else:
             negatives = torch.as_tensor(self.sampler.draw(rows, histories, targets))
             ranks = rank_among(chunks, ids, negatives)
-        if not self.num_top:
-            return ranks.cpu(), ids.new_empty(len(rows), 0)
-        if self.config.misses_repeats:  # and nobody is shown them
-            seen = item_sets(histories)
-        return ranks.cpu(), top_items(chunks, self.num_top, seen)[0].cpu()
+            for start, scores in chunks if best else ():
+                best.add(start, scores)
+        return ranks.cpu(), best.found()[0].cpu() if best else ids.new_empty(len(rows), 0)
 
 
 def _break_down(

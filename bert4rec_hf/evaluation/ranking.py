@@ -171,7 +171,12 @@ def _check_finite(largest: Tensor, chunks: CatalogScores) -> None:
         )
 
 
-def rank_targets(chunks: CatalogScores, targets: Tensor, excluded: ItemSets | None) -> Tensor:
+def rank_targets(
+    chunks: CatalogScores,
+    targets: Tensor,
+    excluded: ItemSets | None,
+    best: "BestItems | None" = None,
+) -> Tensor:
     """Rank each target among the catalog; 1 is best, and ties count against the model.
 
     A model that gives every item the same score thus ranks every target last, not first.
@@ -180,6 +185,7 @@ def rank_targets(chunks: CatalogScores, targets: Tensor, excluded: ItemSets | No
         chunks: Scores of the batch.
         targets: (batch,) id of the held-out item.
         excluded: Items that are not candidates; must not contain the target.
+        best: What looks for the best items on the way, so that nothing is scored for it.
 
     Returns:
         (batch,) 1 + number of other candidates that score at least as high as the target.
@@ -194,6 +200,8 @@ def rank_targets(chunks: CatalogScores, targets: Tensor, excluded: ItemSets | No
         if excluded is not None:
             is_ahead[excluded.inside(start, scores)] = 0
         ranks += is_ahead.sum(dim=1).long()
+        if best is not None:
+            best.add(start, scores)
     return ranks  # the target, ahead of itself, is the 1 that a rank begins with
 
 
@@ -229,25 +237,77 @@ def top_items(
     Raises:
         ValueError: A score is not a number.
     """
-    best_ids, best_scores = None, None
+    best = BestItems(k, excluded)
     for start, scores in chunks:
-        if excluded is not None:
-            scores = scores.index_put(excluded.inside(start, scores), scores.new_tensor(-torch.inf))
-        top_scores, columns = _top_columns(scores, k)
+        best.add(start, scores)
+    return best.found()
+
+
+class BestItems:
+    """The best items of each history so far, while the scores of the catalog go by.
+
+    Once there are some, nearly all chunks hold nothing better for nearly all histories, and to see
+    that costs one look for the largest score.
+
+    Args:
+        k: How many to keep.
+        excluded: Items that are not candidates.
+    """
+
+    def __init__(self, k: int, excluded: ItemSets | None = None):
+        self.k, self.excluded = k, excluded
+        self.ids: Tensor | None = None
+        self.scores: Tensor | None = None
+
+    def add(self, start: int, scores: Tensor) -> None:
+        """Look at the (batch, chunk) scores of the items from start on, and leave them as is."""
+        rows = self._rows_with_better(scores)
+        if not len(rows):
+            return
+        top_scores, columns = _top_columns(self._without_excluded(start, scores, rows), self.k)
         top_ids = columns + start
-        if best_ids is not None:
-            top_scores, top_ids = (
-                torch.cat([best_scores, top_scores], 1),
-                torch.cat([best_ids, top_ids], 1),
+        if self.scores is None:
+            self.ids, self.scores = top_ids, top_scores
+            return
+        top_scores = torch.cat([self.scores[rows], top_scores], dim=1)
+        top_ids = torch.cat([self.ids[rows], top_ids], dim=1)
+        top_scores, columns = top_scores.topk(min(self.k, top_scores.shape[1]))
+        top_ids = top_ids.gather(1, columns)
+        if len(rows) == len(self.scores):
+            self.ids, self.scores = top_ids, top_scores
+        else:
+            self.ids[rows], self.scores[rows] = top_ids, top_scores
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """(batch, k) ids and scores as `top_items` returns them.
+
+        Raises:
+            ValueError: A score is not a number.
+        """
+        if self.scores.isnan().any():
+            raise ValueError(
+                "a score is not a number, so there are no best items; did training diverge?"
             )
-            top_scores, columns = top_scores.topk(min(k, top_scores.shape[1]))
-            top_ids = top_ids.gather(1, columns)
-        best_ids, best_scores = top_ids, top_scores
-    if best_scores.isnan().any():
-        raise ValueError(
-            "a score is not a number, so there are no best items; did training diverge?"
-        )
-    return best_ids.masked_fill(best_scores == -torch.inf, 0), best_scores
+        return self.ids.masked_fill(self.scores == -torch.inf, 0), self.scores
+
+    def _rows_with_better(self, scores: Tensor) -> Tensor:
+        """(rows,) histories of which a chunk may hold a better item, or what is not a number."""
+        if self.scores is None or self.scores.shape[1] < self.k:
+            return torch.arange(len(scores), device=scores.device)
+        is_worse = scores.amax(dim=1) <= self.scores[:, -1]
+        return is_worse.logical_not().nonzero().squeeze(1)
+
+    def _without_excluded(self, start: int, scores: Tensor, rows: Tensor) -> Tensor:
+        """(rows, chunk) scores of some histories, -inf for items that are no candidates."""
+        chosen = scores if len(rows) == len(scores) else scores[rows]
+        if self.excluded is None:
+            return chosen
+        of_rows, columns = self.excluded.inside(start, scores)
+        places = torch.full((len(scores),), -1, device=scores.device)
+        places[rows] = torch.arange(len(rows), device=scores.device)
+        is_chosen = places[of_rows] >= 0
+        place = places[of_rows[is_chosen]], columns[is_chosen]
+        return chosen.index_put(place, scores.new_tensor(-torch.inf))
 
 
 def _top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

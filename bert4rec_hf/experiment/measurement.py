@@ -1,11 +1,13 @@
 """A trained folder and the baselines measured on a prepared dataset, under one protocol."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -14,11 +16,13 @@ from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset
 from bert4rec_hf.data.vocabulary import ordered_items, vocabulary_fingerprint
 from bert4rec_hf.evaluation.baselines import BASELINES
+from bert4rec_hf.evaluation.collapse import Variety
 from bert4rec_hf.evaluation.evaluator import (
     Evaluation,
     EvaluationConfig,
     Scorer,
     evaluate_in_detail,
+    evaluate_with_variety,
 )
 from bert4rec_hf.evaluation.experts import describe_experts
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
@@ -29,6 +33,8 @@ from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.tuners import ILoraModel
+
+logger = logging.getLogger(__name__)
 
 
 def measure(
@@ -66,6 +72,7 @@ def measure(
     model = load(folder)
     scorer = ModelScorer(model)
     test = on("test", scorer)
+    warn_of_collapse(test.variety, "test")
     baselines = {
         name: on("test", baseline(dataset.train, dataset.vocab_size))
         for name, baseline in BASELINES.items()
@@ -90,6 +97,33 @@ def measure(
         name: metrics[name] / value for name, value in best.items() if name in metrics
     }
     return results
+
+
+def validate_model(
+    model: nn.Module, split: Histories, config: EvaluationConfig, popularity: np.ndarray
+) -> dict[str, float]:
+    """Measure a model as often as training wants to know, and warn where it has collapsed.
+
+    Args:
+        model: Put into evaluation mode.
+        split: With its targets.
+        config: The protocol.
+        popularity: (vocab,) interactions of each item in training.
+    """
+    scorer = ModelScorer(model.eval())
+    metrics, variety = evaluate_with_variety(scorer, split, split.targets, config, popularity)
+    warn_of_collapse(variety, "validation")
+    return metrics
+
+
+def warn_of_collapse(variety: Variety, split: str) -> None:
+    """Say so where a model recommends a handful of items, whatever the history."""
+    if variety.is_collapsed and PartialState().is_main_process:
+        logger.warning(
+            "recommendations have collapsed on %s: %s; if it stays so, set model.objective to "
+            "full_softmax, or data.negative_distribution to mixed, or raise data.num_negatives",
+            *(split, variety),
+        )
 
 
 def evaluate_folder(

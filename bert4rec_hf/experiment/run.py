@@ -16,8 +16,6 @@ from torch import nn
 from bert4rec_hf.config import TrainingConfig
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.prepared import PreparedDataset
-from bert4rec_hf.evaluation.evaluator import evaluate
-from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.card import write_card
@@ -41,7 +39,7 @@ from bert4rec_hf.training.profiling import profile_steps
 from bert4rec_hf.training.run_folder import flatten, open_output, write_whole
 
 from .build import build_loader, build_model, initialize
-from .measurement import check_vocabulary, count_parameters, measure
+from .measurement import check_vocabulary, count_parameters, measure, validate_model
 from .neighbors import add_neighbors, repeat_choice
 from .refit import plan_refit
 from .spec import Experiment
@@ -244,8 +242,7 @@ def _train(
     popularity = dataset.popularity
 
     def validate(model: nn.Module) -> dict[str, float]:
-        scorer = ModelScorer(model.eval())
-        metrics = evaluate(scorer, split, split.targets, experiment.evaluation, popularity)
+        metrics = validate_model(model, split, experiment.evaluation, popularity)
         options.on_validation(run.state.step, metrics)
         return metrics
 

@@ -51,6 +51,7 @@ def render_card(results: dict[str, Any]) -> str:
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
         repeats_text=render_repeats(results),
+        collapse_text=describe_collapse(results["test"]),
         directions_text=describe_directions(results["experiment"]),
         intro=describe_origin(results["experiment"]),
         protocol_text=describe_protocol(results),
@@ -163,6 +164,22 @@ def render_repeats(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_collapse(evaluation: dict[str, Any]) -> str:
+    """A warning where a handful of items is all that is recommended; else nothing.
+
+    >>> variety = {"num_recommended": 12, "num_targets": 3_400, "num_items": 90_000}
+    >>> describe_collapse({"variety": {**variety, "is_collapsed": True}})
+    'warning: all lists of ten together are of 12 items, while the targets are 3,400 different ones'
+    """
+    found = evaluation.get("variety", {})
+    if not found.get("is_collapsed"):
+        return ""
+    return (
+        f"warning: all lists of ten together are of {found['num_recommended']:,} items, while the "
+        f"targets are {found['num_targets']:,} different ones"
+    )
+
+
 def describe_split(dataset: dict[str, Any]) -> str:
     """The split in words, with the convention that decides what it can be compared with."""
     settings = dataset["settings"]
@@ -224,6 +241,7 @@ def render_summary(results: dict[str, Any]) -> str:
             f"{experts['information_bits']:.3f} bits about the expert"
         )
     lines += summarize_repeats(results["test"])
+    lines += filter(None, [describe_collapse(results["test"])])
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")
     if "beyond_item_knn" in results:

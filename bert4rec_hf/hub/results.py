@@ -24,6 +24,9 @@ class MeasuredSplit(TypedDict):
     seen_targets: NotRequired[dict[str, Any]]
     """How many targets repeat an item of their history, and what they change; since 0.2."""
 
+    variety: NotRequired[dict[str, int | bool]]
+    """How many different items are recommended, and whether that is a collapse; since 0.2."""
+
     protocol: dict[str, Any]
 
 

@@ -17,11 +17,10 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.experiment import run as run_module
 from bert4rec_hf.experiment.build import build_accelerator, build_model, initialize
 from bert4rec_hf.experiment.load import load_experiment
-from bert4rec_hf.experiment.measurement import evaluate_folder
+from bert4rec_hf.experiment.measurement import evaluate_folder, validate_model
 from bert4rec_hf.experiment.run import run_experiment
 from bert4rec_hf.training.checksums import digest_file
 from bert4rec_hf.training.neighbors import count_neighbors
@@ -395,11 +394,11 @@ def test_prefix_views_are_refused_only_where_positions_count_from_the_newest(con
 def test_training_validates_on_a_sample_and_the_results_are_of_all(config, tmp_path, monkeypatch):
     sizes = []
 
-    def count(scorer, split, targets, *rest):
-        sizes.append((len(split), len(targets)))
-        return evaluate(scorer, split, targets, *rest)
+    def count(model, split, *rest):
+        sizes.append((len(split), len(split.targets)))
+        return validate_model(model, split, *rest)
 
-    monkeypatch.setattr(run_module, "evaluate", count)
+    monkeypatch.setattr(run_module, "validate_model", count)
     experiment = load_experiment(config, ["--training.validation_histories", "7"])
     accelerator = build_accelerator(experiment, tmp_path / "run")
     results = run_experiment(experiment, tmp_path / "run", accelerator)

@@ -133,6 +133,15 @@ def test_a_card_says_where_training_reads_in_one_direction_only(results, data, m
     assert "| directions |" not in card if text is None else f"| directions | {text}" in card
 
 
+def test_a_collapse_stands_in_the_card_and_in_the_summary(results):
+    text = "warning: all lists of ten together are of 12 items, while the targets are 3,400 "
+    counts = {"num_recommended": 12, "num_targets": 3_400, "num_items": 90_000}
+    for is_collapsed in (True, False):
+        results["test"]["variety"] = counts | {"is_collapsed": is_collapsed}
+        assert (text in render_card(results)) == is_collapsed
+        assert (text in render_summary(results)) == is_collapsed
+
+
 def with_repeats(measured, share):
     """A split in which so many targets repeat, its numbers all different."""
     numbers = {"missed": 0.4321, "ranked": 0.4876, "first_time": 0.4567}

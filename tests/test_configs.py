@@ -94,7 +94,7 @@ def test_an_ablation_changes_settings_that_the_experiment_has(path, monkeypatch)
     monkeypatch.chdir(CONFIGS.parent)
     study = load_ablation(path)
     recipe, *changed = [study.build(run) for run in study.runs]
-    assert len(changed) > 5
+    assert changed
     assert all(experiment != recipe for experiment in changed)
     command = f"bert4rec ablate configs/{path.relative_to(CONFIGS)} --output"
     assert command in path.read_text()

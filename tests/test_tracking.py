@@ -161,7 +161,7 @@ def test_every_tracker_records_each_log_and_each_validation(tracked):
     validations = {
         (f"validation/{name}", each["step"]): each[name]
         for each in returned["training"]["validations"]
-        for name in (*METRICS, "coverage@10", "recommended_items@10")
+        for name in (*METRICS, "coverage@10", "recommended_items@10", "is_collapsed")
     }
     assert {step for _, step in validations} == {3, 6, 7}
     for _, scalars in recorded.values():

@@ -45,6 +45,7 @@ class Variety(NamedTuple):
         return {
             f"coverage@{SHOWN}": self.num_recommended / self.num_items,
             f"recommended_items@{SHOWN}": self.num_recommended,
+            "is_collapsed": int(self.is_collapsed),
         }
 
     def to_dict(self) -> dict[str, int | bool]:

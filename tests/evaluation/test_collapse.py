@@ -25,7 +25,11 @@ def test_different_items_are_counted_in_the_first_ten_places():
     top_ids = torch.tensor([[*range(5, 15), 99], [5, 7, *[0] * 9]])
     variety = measure_variety(top_ids, np.array([4, 4]), num_items=40)
     assert variety == (10, 1, 40)
-    assert variety.to_metrics() == {"coverage@10": 0.25, "recommended_items@10": 10}
+    assert variety.to_metrics() == {
+        "coverage@10": 0.25,
+        "recommended_items@10": 10,
+        "is_collapsed": 0,
+    }
 
 
 @pytest.mark.parametrize(("num_recommended", "is_collapsed"), [(10, True), (29, True), (30, False)])

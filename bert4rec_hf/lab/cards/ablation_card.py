@@ -27,10 +27,34 @@ def render_ablation_card(name: str, results: dict[str, Any]) -> str:
         *describe_age(config["experiment"], results.get("changed_since", {})),
         render_changes(results),
         "",
+        *describe_possible(results["points"]),
         describe_origin(results["points"]),
         "",
     ]
     return "\n".join(lines)
+
+
+def describe_possible(points: list[dict[str, Any]]) -> list[str]:
+    """What the best predictor reaches, where it is known, and how much of it each change does."""
+    possible = points[0].get("best_possible")
+    if possible is None:
+        return []
+    best = " and ".join(f"{name} = {value:.4f}" for name, value in possible.items())
+    shares = [
+        f"- {point['change'].replace('_', ' ')}, seed {point['seed']}: "
+        + ", ".join(f"{v['hit_rate@10'] / possible['hit_rate@10']:.1%}" for v in validations)
+        + f" of the hit rate, with {names} different items recommended"
+        for point in points
+        if (validations := point["validation"])
+        and (names := ", ".join(f"{v['recommended_items@10']:,}" for v in validations))
+    ]
+    return [
+        f"The interactions are generated; the best that any model can expect is {best}. Validation "
+        "by validation, that is",
+        "",
+        *shares,
+        "",
+    ]
 
 
 def describe_fixed(fixed: dict[str, Any]) -> str:
@@ -50,6 +74,8 @@ def describe_settings(settings: dict[str, Any]) -> str:
 def render_changes(results: dict[str, Any]) -> str:
     """One line per change: its settings, its metrics, and what is lost or won by it."""
     head = ["change", "settings", "HR@10", "NDCG@10", "change in NDCG@10", "s"]
+    if "recommended_items@10" in results["rows"][0]:
+        head.append("different items in all top tens")
     return "\n".join([*table_head(head), *_rows(results)])
 
 
@@ -85,6 +111,8 @@ def _rows(results: dict[str, Any]) -> Iterator[str]:
             "" if row is unchanged else f"{by_it:+.1%}",
             f"{sum(seconds) / len(seconds):,.0f}",
         ]
+        if "recommended_items@10" in row:
+            cells.append(f"{row['recommended_items@10']:,.0f}")
         yield f"| {' | '.join(cells)} |"
 
 

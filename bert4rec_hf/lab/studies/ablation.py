@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from bert4rec_hf.config import build_section, join_names, override, read_yaml
-from bert4rec_hf.lab.studies.study import Study, StudyRun, check_different, run_study
+from bert4rec_hf.lab.studies.study import Study, StudyRun, Trained, check_different, run_study
 
 UNCHANGED = "recipe"
 """Name of the runs in which nothing is changed."""
@@ -73,7 +73,15 @@ def load_ablation(path: Path, arguments: Sequence[str] = ()) -> Study:
 
 def run_ablation(study: Study, output: Path) -> dict[str, Any]:
     """Train what is not trained yet, as `run_study` does, and put the changes side by side."""
-    return run_study(study, output, lambda _: {}, lambda points: {"rows": summarize(points)})
+    return run_study(study, output, find_possible, lambda points: {"rows": summarize(points)})
+
+
+def find_possible(trained: Trained) -> dict[str, Any]:
+    """What the best predictor would reach, where interactions are generated and it is known."""
+    protocol = trained.experiment.evaluation
+    is_comparable = protocol.candidates == "full" and protocol.exclude_seen
+    possible = trained.dataset.statistics.get("best_possible", {}) if is_comparable else {}
+    return {"best_possible": {name: possible[name] for name in METRICS}} if possible else {}
 
 
 def summarize(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +96,9 @@ def summarize(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
             values = [best_validation(point)[metric] for point in runs.values()]
             row[metric] = statistics.mean(values)
             row[f"{metric}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        counts = [best_validation(point).get("recommended_items@10") for point in runs.values()]
+        if None not in counts:  # points of before version 0.2 do not have it
+            row["recommended_items@10"] = statistics.mean(counts)
         rows.append(row)
     return rows
 

@@ -8,7 +8,11 @@ from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.evaluation.evaluator import evaluate
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.hub.model_folder import load_model
-from bert4rec_hf.lab.cards.ablation_card import render_ablation_card, render_tried
+from bert4rec_hf.lab.cards.ablation_card import (
+    describe_possible,
+    render_ablation_card,
+    render_tried,
+)
 from bert4rec_hf.lab.studies.ablation import load_ablation, run_ablation
 
 CHANGES = {"wider": {"model.hidden_size": 24}, "causal": {"model.is_causal": True}}
@@ -40,6 +44,11 @@ def test_each_change_is_trained_beside_the_unchanged_experiment(write, root, tmp
     assert points["wider", 1]["experiment"]["model"]["hidden_size"] == 24
     assert points["recipe", 1]["experiment"]["training"]["seed"] == 1
     assert not any("test" in point for point in points.values())
+    statistics_file = root / "past" / "statistics.json"
+    known = json.loads(statistics_file.read_text()).get("best_possible", {})
+    for point in points.values():
+        assert point.get("best_possible", {}).items() <= known.items()
+        assert point["validation"][0]["recommended_items@10"] >= 10
     assert json.loads((tmp_path / "study" / "ablation.json").read_text()) == results
 
     dataset = load_prepared(root / "past")  # the figures are those of the models in the folders
@@ -90,6 +99,19 @@ def test_the_card_tells_what_each_change_does():
     assert line in card
     assert "| recipe |  | 0.2000 | 0.1000 ± 0.0100 |  | 2 |" in card
     assert "All have `training.max_steps` 9." in card
+
+
+def test_where_the_best_is_known_the_card_says_how_much_of_it_each_validation_reaches():
+    validations = [
+        {"step": step, "hit_rate@10": rate, "recommended_items@10": count}
+        for step, rate, count in ((5, 0.2, 30), (9, 0.6, 4_567))
+    ]
+    possible = {"hit_rate@10": 0.8, "ndcg@10": 0.75}
+    point = {"change": "uniform", "seed": 3, "validation": validations, "best_possible": possible}
+    text = "\n".join(describe_possible([point]))
+    assert "the best that any model can expect is hit_rate@10 = 0.8000 and ndcg@10 = 0.7500" in text
+    assert "- uniform, seed 3: 25.0%, 75.0% of the hit rate, with 30, 4,567 different items" in text
+    assert describe_possible([point | {"best_possible": None}]) == []
 
 
 def test_an_idea_stands_beside_what_went_without_it():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from bert4rec_hf.config import TrainingConfig
+from bert4rec_hf.training.gradients import exchange_rows
 from bert4rec_hf.training.row_shard import RowShard, shard_of
 from bert4rec_hf.training.sharding import is_sharded
 
@@ -260,22 +261,15 @@ class _Route:
         given = torch.empty_like(asked)
         dist.all_to_all_single(given, asked)
         asked, given = asked.tolist(), given.tolist()
-        return cls(asked, given, _exchange(ids, asked, given) - shard.first)
+        return cls(asked, given, exchange_rows(ids, asked, given) - shard.first)
 
     def fetch(self, rows: Tensor) -> Tensor:
         """(rows, …) those that were asked for, of the rows of all owners."""
-        return _exchange(rows[self.places], self.given, self.asked)
+        return exchange_rows(rows[self.places], self.given, self.asked)
 
     def send_back(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Where the gradients of all processes belong in the shard, and the gradients."""
-        return self.places, _exchange(gradient, self.asked, self.given)
-
-
-def _exchange(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    """Send so many rows to each process, and receive so many from each, in their order."""
-    found = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(found, rows.contiguous(), received, sent)
-    return found
+        return self.places, exchange_rows(gradient, self.asked, self.given)
 
 
 def add_gradient(weight: Tensor, places: Tensor, values: Tensor) -> None:

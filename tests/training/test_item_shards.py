@@ -73,8 +73,11 @@ import json, logging, os, shutil, sys
 from pathlib import Path
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import set_seed
+import torch
+from safetensors.torch import save_file
 from bert4rec_hf.experiment import build, run as running
 from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.training.gradients import average_rows
 
 COPY_HALFWAY
 class Watched(running.TrainingRun):
@@ -101,6 +104,17 @@ for run in json.loads(Path(sys.argv[1]).read_text()):
         settings, Path(run["output"]), accelerator, is_resumed=bool(run["goes_on_with"])
     )
     AcceleratorState._reset_state()
+
+accelerator = build.Accelerator()
+for num_rows in (9, 500):
+    torch.manual_seed(accelerator.process_index)
+    rows = torch.randint(num_rows, (1, 5 + accelerator.process_index))
+    table = torch.nn.Parameter(torch.zeros(num_rows, 3))
+    table.grad = torch.sparse_coo_tensor(rows, torch.randn(rows.shape[1], 3), table.shape)
+    own = table.grad.to_dense()
+    average_rows([table], accelerator)
+    kind = "sparse" if table.grad.is_sparse else "dense"
+    save_file({"own": own, kind: table.grad.to_dense()}, f"{num_rows}-{accelerator.process_index}")
 """.replace("COPY_HALFWAY", inspect.getsource(copy_halfway))
 
 
@@ -227,6 +241,14 @@ def test_one_process_goes_on_with_what_two_began(root, run, whole, sharded, tmp_
     each = describe(root, "tied", tmp_path, processes=1)
     run(Path(each["config"]), Path(each["output"]), *each["arguments"], is_resumed=True)
     assert_same_run(tmp_path / "tied", whole / "tied")
+
+
+@pytest.mark.parametrize(("num_rows", "kind"), [(9, "dense"), (500, "sparse")])
+def test_rows_of_whole_tables_are_averaged_by_row_or_as_a_small_table(sharded, num_rows, kind):
+    found = [load_file(sharded / f"{num_rows}-{process}") for process in (0, 1)]
+    mean = (found[0]["own"] + found[1]["own"]) / 2
+    for each in found:
+        torch.testing.assert_close(each[kind], mean)
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ the datasets it was measured on (configs/, model_cards/) and goes smoothly from 
 - Validation is looked at four times, more often where epochs are many, as small datasets are best
   early, and where steps are many, so that patience can end a training.
 - Catalogs of over 100,000 items are learned with drawn negatives.
+- The nearest 50 neighbors of each item are mixed into the trained model, with the weight that is
+  best on validation, or none; on every dataset it was measured on they helped. Catalogs of over a
+  million items go without, as counting would take tens of GB.
 """
 
 import math
@@ -43,6 +46,8 @@ VALIDATIONS = (4, 12)
 MAX_EVALUATION_STEPS = 2_000
 FULL_SOFTMAX_ITEMS = 100_000
 """Larger catalogs are learned with drawn negatives."""
+
+NEIGHBORS, MAX_NEIGHBOR_ITEMS = 50, 1_000_000
 
 
 def choose_settings(num_histories: int, num_interactions: int, num_items: int) -> dict[str, Any]:
@@ -77,7 +82,8 @@ def choose_settings(num_histories: int, num_interactions: int, num_items: int) -
             "attention_dropout": 0.0,
             "initializer_range": 0.08,
         },
-        "training": choose_training(num_histories, length),
+        "training": choose_training(num_histories, length)
+        | {"added_neighbors": NEIGHBORS if num_items <= MAX_NEIGHBOR_ITEMS else 0},
     }
 
 

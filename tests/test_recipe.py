@@ -16,16 +16,28 @@ SIZES = {
     "beauty_paper": (40_226, 273_510, 54_542),
     "electronics_gid": (9_699, 185_536, 7_679),
     "ml1m": (6_040, 987_531, 3_416),
+    "ml_latest_small": (671, 98_662, 9_066),
     "ml1m_all": (6_040, 988_129, 3_706),
 }
 """Histories and interactions of the training part, and items, as the datasets' cards count them."""
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_the_committed_configs_are_the_recipe(name):
-    sections = read_yaml(ROOT / "configs" / name / "bert4rec.yaml")
+RECIPES = [
+    path
+    for path in sorted((ROOT / "configs").glob("*/*.yaml"))
+    if path.stem in ("bert4rec", "neighbors") and path.parent.name in SIZES
+]
+"""Those called bert4rec go without the neighbors that the recipe adds at the end, to compare."""
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: "-".join(path.parts[-2:]))
+def test_the_committed_configs_are_the_recipe(path):
+    sections = read_yaml(path)
     del sections["data"]["dataset"]
-    for section, settings in choose_settings(*SIZES[name]).items():
+    chosen = choose_settings(*SIZES[path.parent.name])
+    if path.stem == "bert4rec":
+        assert chosen["training"].pop("added_neighbors") == 50
+    for section, settings in chosen.items():
         assert sections[section] == settings
 
 

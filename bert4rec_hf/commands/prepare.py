@@ -3,6 +3,7 @@
 bert4rec prepare synthetic --output data/synthetic
 bert4rec prepare ml1m ml-1m/ratings.dat --min-interactions 5 --output data/ml1m
 bert4rec prepare hub yandex/yambda --config flat/50m/listens --output data/yambda
+bert4rec prepare parquet s3a://shop/orders/ --engine spark --output data/shop
 """
 
 import argparse
@@ -19,10 +20,13 @@ from huggingface_hub.errors import StrictDataclassError
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.names import MISSING
 from bert4rec_hf.data.options import SPLITS_OF, check_settings
-from bert4rec_hf.data.preparation import check_output, prepare_dataset
+from bert4rec_hf.data.preparation import prepare_dataset
+from bert4rec_hf.data.several import Files
 from bert4rec_hf.data.sources import SOURCES
+from bert4rec_hf.data.spark_engine import prepare_on_spark
 from bert4rec_hf.data.splits import SPLITS
 from bert4rec_hf.data.synthetic import SyntheticConfig
+from bert4rec_hf.data.writing import check_output
 from bert4rec_hf.hub.raw_dataset import RawDataset, fetch_dataset
 from bert4rec_hf.training.interruption import stopping_on_signals
 from bert4rec_hf.training.process_memory import peak_resident_bytes
@@ -38,12 +42,20 @@ HUB = "hub"
 """The source that is downloaded."""
 
 HUB_OPTIONS = ("config", "revision")
+ENGINE_OPTIONS = ("engine", "shards")
 SPLIT_TIMES = {"validation_time", "test_time", "test_last"}
 SWITCH = {"action": "store_true"}
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "datasets of a hub": {
         "config": {"help": "one of the dataset's configurations, or a file, folder or pattern"},
         "revision": {"help": "branch, tag or commit (default: main)"},
+    },
+    "engine": {
+        "engine": {
+            "choices": ["polars", "spark"],
+            "help": "polars on this machine (default), or spark for parquet of any size",
+        },
+        "shards": {"type": int, "help": "files for each split (spark; default: by size)"},
     },
     "filters": {
         "vocabulary": {"help": "keep the catalog and ids of this dataset or model folder"},
@@ -124,10 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="format of the raw file: one of the sources below")
     parser.add_argument(
         "path",
-        type=Path,
+        type=read_path,
         nargs="?",
         default=None,
-        help="raw file, a folder of them (csv, jsonl, parquet), or owner/dataset (hub)",
+        help="raw file, a folder of them (csv, jsonl, parquet), owner/dataset (hub), or an "
+        "address such as s3a://shop/orders (engine spark)",
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder to write; must not exist"
@@ -137,6 +150,11 @@ def build_parser() -> argparse.ArgumentParser:
         for name, reading in options.items():
             group.add_argument(f"--{name}", **reading)
     return parser
+
+
+def read_path(text: str) -> Path | str:
+    """Tell a path of this machine from an address like `s3a://shop/orders`."""
+    return text if "://" in text else Path(text)
 
 
 def download(path: Path | None, options: dict[str, Any]) -> tuple[RawDataset, dict[str, Any]]:
@@ -159,6 +177,14 @@ def download(path: Path | None, options: dict[str, Any]) -> tuple[RawDataset, di
     else:
         unused = SPLIT_TIMES if SPLIT_TIMES & options.keys() else set()
     return dataset, {k: v for k, v in settings.items() if k not in unused} | options
+
+
+def check_here(path: Path | Files | str | None, engine: dict[str, Any]) -> None:
+    """Refuse what only Spark does."""
+    if isinstance(path, str):
+        raise ValueError(f"{path} is read by --engine spark; name a file or folder of this machine")
+    if "shards" in engine:
+        raise ValueError(f"shards={engine['shards']} acts with --engine spark only")
 
 
 def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
@@ -205,7 +231,7 @@ def describe_repeats(statistics: dict[str, Any], name: str) -> str:
 
 
 def prepare(
-    source: str, path: Path | None, output: Path, options: dict[str, Any]
+    source: str, path: Path | str | None, output: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Prepare with the options of the command line.
 
@@ -213,6 +239,7 @@ def prepare(
         ValueError: They do not fit together, or the source cannot be read.
     """
     origin, synthetic = None, {}
+    engine = {name: options.pop(name) for name in ENGINE_OPTIONS if name in options}
     for name in options.keys() & SYNTHETIC_SETTINGS.keys():
         synthetic[name] = options.pop(name)
     if source == HUB:
@@ -229,6 +256,10 @@ def prepare(
     if source in SOURCES:
         check_settings(source, config, {*options, *(["synthetic"] if synthetic else [])})
     with stopping_on_signals(lambda: "nothing was written; the same command starts again"):
+        if engine.get("engine") == "spark":
+            shards = engine.get("shards", 0)
+            return prepare_on_spark(source, path, output, config, shards, origin=origin)
+        check_here(path, engine)
         return prepare_dataset(source, path, output, config, memory_room, origin)
 
 

@@ -1,5 +1,6 @@
 """Histories of ids as flat arrays: what collators and the evaluator read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,3 +54,14 @@ class Histories:
     def __getitem__(self, index: int) -> np.ndarray:
         index = range(len(self))[index]
         return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+
+def count_repeats(histories: Mapping[str, Histories]) -> dict[str, int]:
+    """Count the targets of validation and test that their own history holds already."""
+    counts = {}
+    for name in ("validation", "test"):
+        part = histories[name]
+        hits = np.flatnonzero(np.repeat(part.targets, part.lengths) == part.values)
+        owners = np.searchsorted(part.offsets, hits, side="right")
+        counts[f"{name} targets seen before"] = len(np.unique(owners))
+    return counts

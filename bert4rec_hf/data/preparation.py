@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from .filters import apply_filters
-from .histories import SPLIT_NAMES, Histories
+from .histories import SPLIT_NAMES, Histories, count_repeats
 from .interactions import (
     Interactions,
     PreparationConfig,
@@ -44,7 +44,7 @@ from .vocabulary import (
     load_vocabulary,
     vocabulary_fingerprint,
 )
-from .writing import remove_unfinished, to_dataset, write_folder
+from .writing import check_output, remove_unfinished, to_dataset, write_folder
 
 READ_ERRORS = (
     OSError,
@@ -140,12 +140,6 @@ def check_request(
     check_settings(source, config)
     if config.titles and not Path(config.titles).is_file():
         raise FileNotFoundError(f"there is no file of titles {config.titles}")
-
-
-def check_output(output: Path) -> None:
-    """Refuse to write where something is already."""
-    if output.exists():
-        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
 
 
 @contextmanager
@@ -272,10 +266,4 @@ def measure_histories(
 
 def count_repeated(interactions: Interactions, histories: dict[str, Histories]) -> dict[str, int]:
     """Count exact copies, and the targets that their own history holds already."""
-    targets = {}
-    for name in ("validation", "test"):
-        part = histories[name]
-        hits = np.flatnonzero(np.repeat(part.targets, part.lengths) == part.values)
-        owners = np.searchsorted(part.offsets, hits, side="right")
-        targets[f"{name} targets seen before"] = len(np.unique(owners))
-    return {"exact copies": count_copies(interactions), **targets}
+    return {"exact copies": count_copies(interactions), **count_repeats(histories)}

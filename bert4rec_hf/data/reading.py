@@ -164,13 +164,13 @@ class BlockReader:
         if "timestamp" in block.columns:
             texts = block["timestamp"]
             if texts.dtype == pl.String:
-                texts = self._drop_missing(texts, are_numbers=not self.times.reads_dates)
+                texts = self.drop_missing(texts, are_numbers=not self.times.reads_dates)
             columns["timestamp"] = self.times.read(texts)
             fault = _mark(fault, columns["timestamp"], texts, 3)
         if "rating" in block.columns:
             texts = block["rating"]
             if texts.dtype == pl.String:
-                texts = self._drop_missing(texts, are_numbers=True)
+                texts = self.drop_missing(texts, are_numbers=True)
             ratings = texts.cast(pl.Float64, strict=False).fill_nan(None)
             columns["rating"] = ratings.set(ratings.is_finite().not_(), None)
             fault = _mark(fault, columns["rating"], texts, 4)
@@ -190,9 +190,9 @@ class BlockReader:
         titles = titles.with_columns(item=names, title=titles["title"].cast(pl.String))
         return titles.drop_nulls().unique("item", keep="first", maintain_order=True)
 
-    def _drop_missing(self, column: pl.Series, *, are_numbers: bool) -> pl.Series:
+    def drop_missing(self, column: pl.Series, *, are_numbers: bool) -> pl.Series:
         """Make null what says that there is nothing; where all are numbers, they are read."""
-        if are_numbers:
+        if are_numbers and len(column):  # none at all are no numbers yet
             numbers = column.cast(pl.Float64, strict=False)
             if numbers.is_finite().all(ignore_nulls=False):
                 return numbers

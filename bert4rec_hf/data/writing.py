@@ -34,6 +34,12 @@ def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
     return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
 
 
+def check_output(output: Path) -> None:
+    """Refuse to write where something is already."""
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
+
+
 def remove_unfinished(output: Path) -> None:
     """Remove what preparations of the same output left that were killed; others hold a lock."""
     for workplace in output.parent.glob(f"{UNFINISHED}{glob.escape(output.name)}-*"):

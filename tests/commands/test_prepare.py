@@ -88,7 +88,8 @@ def test_every_setting_has_its_option(monkeypatch, capsys):
     settings = {field.name for config in CONFIGS for field in fields(config)} - {"synthetic"}
     options = re.findall("^  --([a-z-]+)", text, flags=re.MULTILINE)
     assert sorted(options) == sorted(
-        name.replace("_", "-") for name in settings | {"output", *prepare.HUB_OPTIONS}
+        name.replace("_", "-")
+        for name in settings | {"output", *prepare.HUB_OPTIONS, *prepare.ENGINE_OPTIONS}
     )
     assert "amazon2023_last_out" in text
     assert "temporal" in text

@@ -52,6 +52,12 @@ def test_a_file_in_which_no_row_is_wanted_is_not_an_error(tmp_path, frame):
         frame.filter(pl.col("event") == event).write_csv(folder / f"{event}.csv")
     statistics = prepare(tmp_path, "csv", folder, where=["event=view"])
     assert statistics["dropped"]["where"] == frame["event"].to_list().count("buy")
+    dated = frame.with_columns(timestamp=pl.datetime(2015, 3, "timestamp").cast(str))
+    for event in ("buy", "view"):  # the first file says nothing of how times are written
+        dated.filter(pl.col("event") == event).write_csv(folder / f"{event}.csv")
+    assert prepare(tmp_path, "csv", folder, where=["event=view"])["notes"] == [
+        "times: dates, from 2015-03-01 00:00:00 to 2015-03-28 00:00:00 UTC"
+    ]
     with pytest.raises(ValueError, match="no row of orders has event=sell; .* 'buy', 'view'"):
         prepare(tmp_path, "csv", folder, where=["event=sell"])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -25,6 +26,7 @@ from bert4rec_hf.hub.pull import fetch_folder
 from bert4rec_hf.modeling.objectives import max_scores
 from bert4rec_hf.training.agreement import failing_together
 from bert4rec_hf.training.checkpoint import TrainingState, newest_checkpoint
+from bert4rec_hf.training.initialization import co_occurrence_bytes
 from bert4rec_hf.training.item_shards import check_item_shards
 from bert4rec_hf.training.limits import raise_file_limit
 from bert4rec_hf.training.loop import TrainingRun, going_on_without_trackers
@@ -32,7 +34,9 @@ from bert4rec_hf.training.memory import (
     MemoryEstimate,
     available_memory,
     check_memory,
+    check_start,
     estimate_memory,
+    host_memory,
     peak_memory,
 )
 from bert4rec_hf.training.profiling import profile_steps
@@ -308,16 +312,31 @@ def estimate_run(
         model, batch, accelerator, max_scores(accelerator.device), shards_items=shards_items
     )
     estimate = add_memory(estimate, experiment)
+    start = estimate_start(experiment, dataset.train.lengths, model)
     available = available_memory(accelerator)
     if accelerator.is_main_process:
         logger.info("memory of a step: %s of %.2f GB", estimate, available / 1e9)
     try:
         check_memory(estimate, available)
+        check_start(start, estimate.parameters, host_memory(accelerator))
     except ValueError as error:
         if not ignores_memory:
             raise
         logger.warning("going on all the same: %s", error)
     return estimate
+
+
+def estimate_start(experiment: Experiment, lengths: np.ndarray, model: nn.Module) -> int:
+    """Bytes that are taken for what item embeddings begin with, before the first step.
+
+    Args:
+        experiment: Of the run.
+        lengths: (histories,) items of each that is trained on.
+        model: As `build_model` makes it.
+    """
+    if experiment.training.item_initialization != "co_occurrence":
+        return 0
+    return co_occurrence_bytes(lengths, *model.get_input_embeddings().weight.shape)
 
 
 def tracker_settings(output: Path, *, is_resumed: bool) -> dict[str, dict[str, str]]:

@@ -56,13 +56,41 @@ def co_occurrence_vectors(
     """
     counted = draw_histories(histories, MAX_COUNTED_ITEMS, seed)
     similarity = similarity_by_co_occurrence(counted, vocab_size, max_distance)
-    factors = min(size, vocab_size, MAX_FACTORS if vocab_size > LARGE_CATALOG else size)
+    factors = count_factors(vocab_size, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         factored = factorize(similarity.astype(np.float32), factors)
         turn = torch.linalg.qr(torch.randn(size, size))[0]
     is_known = torch.from_numpy(similarity.sum(axis=1) > 0)
     return torch.where(is_known.unsqueeze(1), factored @ turn[:factors], 0)
+
+
+def co_occurrence_bytes(
+    lengths: np.ndarray, vocab_size: int, size: int, *, max_distance: int = 5
+) -> int:
+    """Bytes that `co_occurrence_vectors` and `set_item_vectors` hold at their height, about.
+
+    Pairs that occur several times are counted as if they never did, so that it is rather too many.
+
+    Args:
+        lengths: (histories,) items of each.
+        vocab_size: Number of ids.
+        size: Coordinates of a vector.
+        max_distance: Places that two items may stand apart.
+    """
+    pairs = sum(np.maximum(lengths - w, 0).sum() for w in range(1, max_distance + 1))
+    share = min(1.0, MAX_COUNTED_ITEMS / max(lengths.sum(), 1))  # of the histories
+    entries = 2 * pairs * share  # in either order
+    basis = 4 * vocab_size * (count_factors(vocab_size, size) + OVERSAMPLING)
+    counting = 2 * 12 * entries  # a sum and its parts: a column and a number in double precision
+    factorizing = (12 + 8) * entries + 4 * basis  # in single as well; the basis and what makes it
+    setting = 5 * 4 * vocab_size * size  # factors, turned, what was drawn, and what replaces it
+    return int(max(counting, factorizing, setting))
+
+
+def count_factors(vocab_size: int, size: int) -> int:
+    """Into how many factors a catalog is factorized for vectors of a size."""
+    return min(size, vocab_size, MAX_FACTORS if vocab_size > LARGE_CATALOG else size)
 
 
 def factorize(matrix: sparse.csr_array, factors: int) -> Tensor:

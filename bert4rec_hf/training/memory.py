@@ -130,10 +130,35 @@ def check_memory(estimate: MemoryEstimate, available: int) -> None:
         )
 
 
+def check_start(start: int, parameters: int, available: int) -> None:
+    """Refuse initial item embeddings that cannot be worked out beside the model's weights.
+
+    Args:
+        start: Bytes that the counting and factorizing takes; 0 where there is none.
+        parameters: Bytes of the weights.
+        available: Bytes that the process may take.
+
+    Raises:
+        ValueError: There is not as much.
+    """
+    if start and start + parameters > available:
+        raise ValueError(
+            f"the start from co-occurrence needs {_gb(start)} GB beside {_gb(parameters)} GB of "
+            f"weights, and {_gb(available)} GB are available; set training.item_initialization to "
+            "random, or lower model.hidden_size; if the estimate is wrong, train with "
+            "--ignore-memory-estimate"
+        )
+
+
 def available_memory(accelerator: Accelerator) -> int:
-    """Bytes that this process may take on its device; those on one CPU share what it has."""
+    """Bytes that this process may take on its device."""
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
+    return host_memory(accelerator)
+
+
+def host_memory(accelerator: Accelerator) -> int:
+    """Bytes that this process may take beside its device; processes share what there is."""
     num_neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     shared = min(psutil.virtual_memory().available, *cgroup_room()) // num_neighbors
     return min(shared, *address_space_room(), shared)

@@ -407,6 +407,24 @@ def test_training_validates_on_a_sample_and_the_results_are_of_all(config, tmp_p
     assert results["validation"]["protocol"]["num_histories"] > 7
 
 
+def test_a_start_that_does_not_fit_is_refused(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run_module, "host_memory", lambda accelerator: 10_000)
+    experiment = load_experiment(config, ["--training.item_initialization", "co_occurrence"])
+    options = {"accelerator": build_accelerator(experiment, tmp_path / "run")}
+    message = "start from co-occurrence needs 0.00 GB .* training.item_initialization to random"
+    with pytest.raises(ValueError, match=message):
+        run_experiment(experiment, tmp_path / "run", **options)
+    run_module.estimate_run(
+        experiment,
+        load_prepared(Path(experiment.data.dataset)),
+        options["accelerator"],
+        ignores_memory=True,
+    )
+    assert "going on all the same: the start from co-occurrence needs" in caplog.text
+    random = load_experiment(config)
+    run_module.estimate_run(random, load_prepared(Path(random.data.dataset)), **options)
+
+
 def test_a_step_that_does_not_fit_is_refused_unless_the_estimate_is_to_be_ignored(
     config, tmp_path, monkeypatch, caplog
 ):

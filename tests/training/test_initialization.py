@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling
 from bert4rec_hf.training import initialization
 from bert4rec_hf.training.initialization import (
     begin_with_average,
+    co_occurrence_bytes,
     co_occurrence_vectors,
     set_item_vectors,
 )
@@ -71,6 +75,50 @@ def test_of_many_interactions_those_of_some_whole_histories_are_counted(monkeypa
     assert 20 - max(map(len, whole)) < sum(map(len, counted[1])) <= 20
     assert not torch.equal(some, everything)
     assert torch.equal(some, co_occurrence_vectors(histories, VOCAB_SIZE, 4))
+
+
+HEIGHT = """
+import sys
+import numpy as np, torch
+from bert4rec_hf.training.initialization import co_occurrence_vectors
+from bert4rec_hf.training.process_memory import peak_resident_bytes
+
+num_items, size = map(int, sys.argv[1:])
+draws = np.random.default_rng(0)
+histories = list(draws.integers(2, 2 + num_items, size=(75_000, 8), dtype=np.int32))
+torch.from_numpy(np.ones((9, 9))) @ torch.ones(9, 9).double()
+before = peak_resident_bytes()
+co_occurrence_vectors(histories, 2 + num_items, size)
+print(peak_resident_bytes() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_items", "size"), [(20_000, 16), (90_000, 128)])
+def test_counting_and_factorizing_take_about_the_memory_that_was_estimated(num_items, size):
+    done = subprocess.run(
+        [sys.executable, "-c", HEIGHT, str(num_items), str(size)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    estimate = co_occurrence_bytes(np.full(75_000, 8), 2 + num_items, size)
+    assert 0.7 < estimate / int(done.stdout) < 2
+
+
+def test_the_height_of_the_start_by_hand(monkeypatch):
+    lengths = np.array([7, 2])  # 6 + 5 + 4 pairs of the one at distances up to 3, and one pair
+    basis = 4 * 1_000 * (16 + 16)
+    assert co_occurrence_bytes(lengths, 1_000, 16, max_distance=3) == 20 * 2 * 16 + 4 * basis
+    wide = co_occurrence_bytes(lengths, 1_000, 300, max_distance=3)
+    assert wide == 5 * 4 * 1_000 * 300
+    many = np.full(1_000_000, 8)  # of which 5 of 8 million interactions are counted
+    entries = 2 * (7 + 6 + 5 + 4 + 3) * 1_000_000 * 5 / 8
+    assert co_occurrence_bytes(many, 1_000, 16) == max(24 * entries, 20 * entries + 4 * basis)
+    monkeypatch.setattr(initialization, "LARGE_CATALOG", 999)
+    monkeypatch.setattr(initialization, "MAX_FACTORS", 4)
+    fewer = co_occurrence_bytes(lengths, 1_000, 16, max_distance=3)
+    assert fewer == 20 * 2 * 16 + 4 * 4 * 1_000 * (4 + 16)
 
 
 def test_coordinates_vary_alike():

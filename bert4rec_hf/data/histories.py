@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .pieces import Ids
+
 SPLIT_NAMES = ("train", "validation", "test")
 
 
@@ -17,7 +19,7 @@ class Histories:
     (2, [4, 2], [2, 1])
     """
 
-    values: np.ndarray
+    values: Ids
     """(items,) int32 ids, the oldest of each history first."""
 
     offsets: np.ndarray

@@ -11,8 +11,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from .histories import Histories
+from .pieces import Pieces, count_ids
 from .verification import check_columns, check_prepared, open_parts, read_statistics
 from .vocabulary import FIRST_ITEM_ID, load_vocabulary
+
+COPIED_BYTES = 2**28
+"""Ids of a part in many pieces are put together in memory up to this size, to be read faster."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class PreparedDataset:
     @cached_property
     def popularity(self) -> np.ndarray:
         """(vocab,) interactions of each item in the training part."""
-        return np.bincount(self.train.values, minlength=self.vocab_size)
+        return count_ids(self.train.values, self.vocab_size)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -85,8 +89,18 @@ def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedDatase
 
 
 def from_dataset(dataset: datasets.Dataset) -> Histories:
-    """Read the columns of a saved part, without a copy where its file is in one piece."""
+    """Read the columns of a saved part; ids stay in its files, if they are many."""
     table = dataset.with_format("arrow")[:]
-    items = table["items"].combine_chunks()
     targets = table["target"].to_numpy() if "target" in table.column_names else None
-    return Histories(items.values.to_numpy(), items.offsets.to_numpy().astype(np.int64), targets)
+    offsets, arrays = np.zeros(len(table) + 1, dtype=np.int64), []
+    first, start = 0, 0
+    for chunk in table["items"].chunks:
+        own = chunk.offsets.to_numpy()
+        arrays.append(chunk.values.to_numpy()[own[0] : own[-1]])
+        offsets[first + 1 : first + len(own)] = own[1:] - own[0] + start
+        first, start = first + len(chunk), start + len(arrays[-1])
+    values = Pieces(arrays)
+    if len(values.arrays) == 1:
+        return Histories(values.arrays[0], offsets, targets)
+    is_copied = values.nbytes <= COPIED_BYTES
+    return Histories(np.asarray(values) if is_copied else values, offsets, targets)

@@ -53,7 +53,7 @@ class ViewBatchSampler(Sampler[np.ndarray]):
         seed: int,
         first_batch: int = 0,
     ):
-        self.lengths = lengths
+        self.lengths = lengths.astype(np.int32)
         self.batch_size = min(batch_size, len(lengths))
         self.num_batches = num_batches
         self.seed = seed
@@ -73,31 +73,37 @@ class ViewBatchSampler(Sampler[np.ndarray]):
         batch = self.first_batch
         while batch < self.num_batches:
             epoch, first = divmod(batch, self.batches_per_epoch)
-            batches = self._epoch(epoch)
             last = min(self.batches_per_epoch, first + self.num_batches - batch)
-            yield from batches[first:last]
+            yield from self._batches(epoch, first, last)
             batch += last - first
 
     def batch(self, number: int) -> np.ndarray:
         """Rows and view keys of one batch, counted from 0 over all epochs, (batch,)."""
         epoch, place = divmod(number, self.batches_per_epoch)
-        return self._epoch(epoch)[place]
+        return next(self._batches(epoch, place, place + 1))
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """Rows and view keys of one epoch, (batches, batch)."""
+    def _batches(self, epoch: int, first: int, last: int) -> Iterator[np.ndarray]:
+        """Yield the batches of an epoch from one on and before another."""
+        order, keys = self._shuffle(epoch)
+        for start in range(first - first % self.POOL, last, self.POOL):
+            rows = self._deal(order, start)
+            batches = np.empty(rows.shape, dtype=[("row", np.int64), ("view", np.uint64)])
+            batches["row"], batches["view"] = rows, keys[rows]
+            yield from batches[max(first - start, 0) : last - start]
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Order and keys of all histories in one epoch: 12 bytes for each, all that is kept."""
         generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.lengths))
-        batches = np.empty(
-            (self.batches_per_epoch, self.batch_size),
-            dtype=[("row", np.int64), ("view", np.uint64)],
-        )
-        for start in range(0, len(batches), self.POOL):
-            pool = batches["row"][start : start + self.POOL]
-            rows = order[start * self.batch_size :][: pool.size]
-            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
-            rounds = rows.reshape(self.batch_size, len(pool))
-            rounds[1::2] = rounds[1::2, ::-1]
-            pool[:] = rounds.T
-        keys = generator.integers(2**62, size=len(self.lengths), dtype=np.uint64)
-        batches["view"] = keys[batches["row"]]
-        return batches
+        kind = np.int32 if len(self.lengths) < 2**31 else np.int64
+        order = np.arange(len(self.lengths), dtype=kind)
+        generator.shuffle(order)
+        return order, generator.integers(2**62, size=len(order), dtype=np.uint64)
+
+    def _deal(self, order: np.ndarray, start: int) -> np.ndarray:
+        """Rows of the batches of the pool that begins at a batch, (batches, batch)."""
+        stop = min(start + self.POOL, self.batches_per_epoch)
+        rows = order[start * self.batch_size : stop * self.batch_size]
+        rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
+        rounds = rows.reshape(self.batch_size, stop - start)
+        rounds[1::2] = rounds[1::2, ::-1]
+        return rounds.T

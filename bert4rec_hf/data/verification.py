@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .histories import SPLIT_NAMES, Histories
+from .pieces import blocks
 from .strict_json import read_json
 from .vocabulary import FIRST_ITEM_ID, ordered_items, read_ids, vocabulary_fingerprint
 
@@ -58,7 +59,8 @@ def shards_fingerprint(vocabulary: str, parts: Mapping[str, Sequence[Histories]]
             digest.update((shard.offsets[1:] + start).astype("<i8").tobytes())
             start += len(shard.values)
         for shard in shards:
-            digest.update(shard.values.astype("<i4").tobytes())
+            for block in blocks(shard.values):
+                digest.update(block.astype("<i4").tobytes())
         for shard in shards:
             if shard.targets is not None:
                 digest.update(shard.targets.astype("<i4").tobytes())
@@ -208,17 +210,21 @@ def check_ids_of(part: Histories, files: Path, vocab_size: int) -> None:
     Raises:
         ValueError: There is one; it names the row.
     """
-    if len(part.values) and not _all_items(part.values, vocab_size):
-        place = int(np.argmax((part.values < FIRST_ITEM_ID) | (part.values >= vocab_size)))
-        row = int(np.searchsorted(part.offsets, place, side="right")) - 1
-        raise ValueError(_wrong_id(files, row, "an item", part.values[place], vocab_size))
-    if part.targets is not None and len(part.targets) and not _all_items(part.targets, vocab_size):
-        row = int(np.argmax((part.targets < FIRST_ITEM_ID) | (part.targets >= vocab_size)))
+    start = 0
+    for block in blocks(part.values):
+        if (place := _first_wrong(block, vocab_size)) is not None:
+            row = int(np.searchsorted(part.offsets, start + place, side="right")) - 1
+            raise ValueError(_wrong_id(files, row, "an item", block[place], vocab_size))
+        start += len(block)
+    if part.targets is not None and (row := _first_wrong(part.targets, vocab_size)) is not None:
         raise ValueError(_wrong_id(files, row, "the target", part.targets[row], vocab_size))
 
 
-def _all_items(ids: np.ndarray, vocab_size: int) -> bool:
-    return ids.min() >= FIRST_ITEM_ID and ids.max() < vocab_size
+def _first_wrong(ids: np.ndarray, vocab_size: int) -> int | None:
+    """Place of the first id that is no item; None if all are."""
+    if not len(ids) or (ids.min() >= FIRST_ITEM_ID and ids.max() < vocab_size):
+        return None
+    return int(np.argmax((ids < FIRST_ITEM_ID) | (ids >= vocab_size)))
 
 
 def _wrong_id(files: Path, row: int, what: str, number: int, vocab_size: int) -> str:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .negatives import NegativeSampler, uniform_draws
 from .packing import IGNORE_INDEX, MASK_ID, Tokens, count_places, pack, pad
+from .pieces import Ids
 
 
 class Views(NamedTuple):
     """A batch of histories before it is masked: where each lies among the values, and its key."""
 
-    values: np.ndarray
+    values: Ids
     """(items,) ids of more histories than these."""
 
     starts: np.ndarray

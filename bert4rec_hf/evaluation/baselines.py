@@ -28,6 +28,10 @@ class PopularityScorer:
         return encoded[:, start:stop]
 
 
+ITEMS_AT_ONCE = 2**22
+"""Interactions that are counted at once."""
+
+
 class NeighborScorer:
     """Scores an item by its similarity to the newest items of the history.
 
@@ -59,9 +63,12 @@ class NeighborScorer:
 
 def count_popularity(histories: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
     """(vocab,) number of interactions of each item."""
-    # Histories of a prepared dataset lie end to end already.
+    # Histories of a prepared dataset lie end to end already, and may be more than memory holds.
     items = histories.values if hasattr(histories, "values") else np.concatenate(histories)
-    return np.bincount(items, minlength=vocab_size)
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        counts += np.bincount(items[start : start + ITEMS_AT_ONCE], minlength=vocab_size)
+    return counts
 
 
 def count_followers(

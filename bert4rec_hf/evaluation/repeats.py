@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .metrics import compute_metrics
 
+HISTORIES_AT_ONCE = 2**16
+"""Histories that are searched at once."""
+
 SEEN_TARGETS = ("missed", "ranked")
 """What a protocol can say of them."""
 
@@ -24,9 +27,19 @@ def find_repeats(histories: Sequence[np.ndarray], targets: np.ndarray) -> np.nda
     >>> find_repeats([np.array([5, 3]), np.array([4])], np.array([3, 3])).tolist()
     [True, False]
     """
-    lengths = np.fromiter(map(len, histories), dtype=np.int64)
-    # Histories of a prepared dataset lie end to end already.
-    items = histories.values if hasattr(histories, "values") else np.concatenate(histories)
+    runs = range(0, len(targets), HISTORIES_AT_ONCE)
+    parts = [_find_in_run(histories, targets, slice(run, run + HISTORIES_AT_ONCE)) for run in runs]
+    return np.concatenate(parts)
+
+
+def _find_in_run(histories: Sequence[np.ndarray], targets: np.ndarray, run: slice) -> np.ndarray:
+    targets = targets[run]
+    if hasattr(histories, "offsets"):  # those of a prepared dataset lie end to end already
+        ends = histories.offsets[run.start : run.start + len(targets) + 1]
+        lengths, items = np.diff(ends), histories.values[ends[0] : ends[-1]]
+    else:
+        lengths = np.fromiter(map(len, histories[run]), dtype=np.int64)
+        items = np.concatenate(histories[run])
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(rows[items == targets[rows]], minlength=len(lengths)) > 0
 

@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
+from bert4rec_hf.evaluation.evaluator import count_items
 
 MULTIPLICATIONS = 9
 OVERSAMPLING = 16
@@ -126,7 +127,7 @@ def draw_histories(
     >>> sum(map(len, draw_histories(histories, 5, seed=0))) <= 5
     True
     """
-    lengths = np.fromiter(map(len, histories), dtype=np.int64, count=len(histories))
+    lengths = count_items(histories)
     if lengths.sum() <= max_items:
         return histories
     rows = np.random.default_rng(seed).permutation(len(lengths))

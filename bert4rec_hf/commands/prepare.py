@@ -91,6 +91,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "metavar": "SPAN",
             "help": "span before validation to leave out of training (temporal)",
         },
+        "targets": {"help": "next, or all to keep a user's items of each part as a set (temporal)"},
         "seed": {"type": int, "help": "seed of all random draws, including synthetic interactions"},
     },
     "columns of csv, jsonl, parquet and recbole": {

@@ -28,6 +28,9 @@ class Histories:
     targets: np.ndarray | None = None
     """(histories,) int32 the held-out items; None in training."""
 
+    target_sets: "Histories | None" = None
+    """(histories,) the ids of all held-out items, each once, where the split keeps them."""
+
     @property
     def lengths(self) -> np.ndarray:
         """(histories,) items per history."""
@@ -48,7 +51,8 @@ class Histories:
         ends = np.cumsum(lengths)
         places = np.arange(ends[-1]) + np.repeat(self.offsets[rows] - (ends - lengths), lengths)
         targets = None if self.targets is None else self.targets[rows]
-        return Histories(self.values[places], np.append(0, ends), targets)
+        sets = None if self.target_sets is None else self.target_sets.draw(count, seed)
+        return Histories(self.values[places], np.append(0, ends), targets, sets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

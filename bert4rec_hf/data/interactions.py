@@ -55,6 +55,10 @@ class PreparationConfig:
     gap: str = ""
     """How much time right before validation is not trained on, like 12h, for temporal."""
 
+    targets: Literal["next", "all"] = "next"
+    """For temporal and given_next, whether all items of a user in validation or test are kept as a
+    set of targets, besides the next one."""
+
     seed: int = 0
     """Of all draws."""
 

@@ -41,6 +41,7 @@ SPLITS_OF = {
     "test_time": {"temporal"},
     "test_last": {"temporal"},
     "gap": {"temporal"},
+    "targets": {"temporal", "given_next"},
 }
 """Setting → the splits that it acts with."""
 

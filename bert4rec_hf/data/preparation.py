@@ -94,6 +94,7 @@ def prepare_dataset(
     items = interactions.items.to_list()
     with explaining_dropped(dropped, notes):
         split, histories = split_interactions(interactions, config)
+    used = split.count_used(config.targets)
     titles, title_notes = find_titles(raw, collected.titles, items, config)
     statistics = {
         "source": source,
@@ -103,7 +104,7 @@ def prepare_dataset(
         "rows": before["interactions"] + sum(collected.dropped.values()),
         "before": before,
         **measure_interactions(interactions),
-        "dropped": dropped | {"being in no part of the split": frame.height - split.count_used()},
+        "dropped": dropped | {"being in no part of the split": frame.height - used},
         "left_out": split.left_out,
         **measure_histories({name: [histories[name]] for name in SPLIT_NAMES}, len(items)),
         "repeated": count_repeated(interactions, histories),
@@ -261,6 +262,9 @@ def measure_histories(
     for name in ("validation", "test"):
         unseen = (int((~is_trained[shard.targets]).sum()) for shard in histories[name])
         parts[name]["targets not in train"] = sum(unseen)
+        sets = [shard.target_sets for shard in histories[name] if shard.target_sets is not None]
+        if sets:
+            parts[name]["targets in sets"] = sum(len(each.values) for each in sets)
     return {"splits": parts, "items_not_in_train": num_items - int(is_trained.sum())}
 
 

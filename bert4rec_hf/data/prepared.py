@@ -1,13 +1,14 @@
 """A prepared dataset in use: its histories, its vocabulary, and what was measured of it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from .histories import Histories
@@ -92,15 +93,21 @@ def from_dataset(dataset: datasets.Dataset) -> Histories:
     """Read the columns of a saved part; ids stay in its files, if they are many."""
     table = dataset.with_format("arrow")[:]
     targets = table["target"].to_numpy() if "target" in table.column_names else None
-    offsets, arrays = np.zeros(len(table) + 1, dtype=np.int64), []
+    sets = read_lists(table["targets"]) if "targets" in table.column_names else None
+    return replace(read_lists(table["items"]), targets=targets, target_sets=sets)
+
+
+def read_lists(column: pa.ChunkedArray) -> Histories:
+    """Look at lists of ids as histories."""
+    offsets, arrays = np.zeros(len(column) + 1, dtype=np.int64), []
     first, start = 0, 0
-    for chunk in table["items"].chunks:
+    for chunk in column.chunks:
         own = chunk.offsets.to_numpy()
         arrays.append(chunk.values.to_numpy()[own[0] : own[-1]])
         offsets[first + 1 : first + len(own)] = own[1:] - own[0] + start
         first, start = first + len(chunk), start + len(arrays[-1])
     values = Pieces(arrays)
     if len(values.arrays) == 1:
-        return Histories(values.arrays[0], offsets, targets)
+        return Histories(values.arrays[0], offsets)
     is_copied = values.nbytes <= COPIED_BYTES
-    return Histories(np.asarray(values) if is_copied else values, offsets, targets)
+    return Histories(np.asarray(values) if is_copied else values, offsets)

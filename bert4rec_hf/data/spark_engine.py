@@ -11,7 +11,7 @@ from .several import Files, find_files
 from .writing import check_output
 
 SPLITS = ("leave_one_out", "temporal", "none")
-UNUSED = ("vocabulary", "validation_users", "explode", "titles", "title_column")
+UNUSED = ("vocabulary", "validation_users", "targets", "explode", "titles", "title_column")
 """Settings that only the engine of one machine knows."""
 
 

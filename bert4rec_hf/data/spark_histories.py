@@ -68,7 +68,7 @@ class ShardWriter:
                 split = SPLITS[self.config.split](interactions, self.config)
                 histories = {
                     name: part.copy_from(interactions, has_targets=name != "train")
-                    for name, part in zip(SPLIT_NAMES, split, strict=False)
+                    for name, part in zip(SPLIT_NAMES, split[:3], strict=True)
                 }
                 files.append(interactions, split, histories)
                 lengths.update(interactions.lengths.tolist())

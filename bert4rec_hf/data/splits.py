@@ -5,6 +5,7 @@ first interactions belong to it. In validation and test the interaction right af
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -37,6 +38,22 @@ class Prefixes(NamedTuple):
         targets = interactions.ids[starts + self.lengths] if has_targets else None
         return Histories(interactions.ids[places], offsets, targets)
 
+    def copy_sets(self, interactions: Interactions, counts: np.ndarray) -> Histories:
+        """Copy the ids of the items that follow each history, sorted and each once.
+
+        Args:
+            interactions: All of them.
+            counts: (histories,) how many interactions to look at.
+        """
+        rows = np.repeat(np.arange(len(counts)), counts)
+        starts = interactions.offsets[self.users] + self.lengths
+        first = np.cumsum(counts) - counts
+        places = np.arange(len(rows)) + np.repeat(starts - first, counts)
+        base = int(interactions.ids.max(initial=0)) + 1
+        rows, ids = np.divmod(np.unique(rows * base + interactions.ids[places]), base)
+        ends = np.cumsum(np.bincount(rows, minlength=len(counts)))
+        return Histories(ids.astype(np.int32), np.append(0, ends))
+
 
 class Split(NamedTuple):
     """Three sets of histories, and how many users were left out of validation or test, and why."""
@@ -45,11 +62,16 @@ class Split(NamedTuple):
     validation: Prefixes
     test: Prefixes
     left_out: dict[str, int]
+    following: dict[str, np.ndarray] | None = None
+    """Of validation and test, (histories,) the interactions of the part that follow each history,
+    the target among them; None where a user has one target only."""
 
-    def count_used(self) -> int:
+    def count_used(self, targets: str = "next") -> int:
         """Interactions that are part of a history or a target; those of test and training count."""
+        following = self.following if targets == "all" else {}
         last = np.zeros(1 + max(part.users.max(initial=0) for part in self[:3]), dtype=np.int64)
-        for part, num_targets in ((self.train, 0), (self.validation, 1), (self.test, 1)):
+        for name, part in zip(SPLIT_NAMES, self[:3], strict=True):
+            num_targets = following.get(name, 0 if name == "train" else 1)
             last[part.users] = np.maximum(last[part.users], part.lengths + num_targets)
         return int(last.sum())
 
@@ -67,7 +89,7 @@ def split_interactions(
     """
     split = SPLITS[config.split](interactions, config)
     histories = {}
-    for name, prefixes in zip(SPLIT_NAMES, split, strict=False):
+    for name, prefixes in zip(SPLIT_NAMES, split[:3], strict=True):
         if len(prefixes.users) == 0 and config.split != "none":
             times = interactions.timestamps
             time_range = None if times is None else (times.min(), times.max())
@@ -76,7 +98,11 @@ def split_interactions(
                 f"the split {config.split} leaves no history for {name}: "
                 f"{describe_users(len(lengths), lengths.max(), time_range, split.left_out)}"
             )
-        histories[name] = prefixes.copy_from(interactions, has_targets=name != "train")
+        part = prefixes.copy_from(interactions, has_targets=name != "train")
+        if config.targets == "all" and name != "train":
+            sets = prefixes.copy_sets(interactions, split.following[name])
+            part = replace(part, target_sets=sets)
+        histories[name] = part
     return split, histories
 
 
@@ -130,10 +156,7 @@ def temporal(interactions: Interactions, config: PreparationConfig) -> Split:
     before_validation = _count_before(interactions, validation_time)
     before_test = _count_before(interactions, test_time)
     split = _hold_out_next(
-        before_validation,
-        before_test,
-        validates=before_validation < before_test,
-        tests=before_test < interactions.lengths,
+        before_validation, before_test - before_validation, interactions.lengths - before_test
     )
     if not config.gap:
         return split
@@ -196,9 +219,7 @@ def given(interactions: Interactions, config: PreparationConfig) -> Split:
             f"{interactions.users[int(mixed[0])]!r}; choose another split, such as given_next if "
             "users have several in each"
         )
-    return _hold_out_next(
-        num_train, num_train + num_validation, validates=num_validation > 0, tests=num_test > 0
-    )
+    return _hold_out_next(num_train, num_validation, num_test)
 
 
 def given_next(interactions: Interactions, config: PreparationConfig) -> Split:
@@ -214,9 +235,7 @@ def given_next(interactions: Interactions, config: PreparationConfig) -> Split:
             f"order of time, the first is {interactions.users[int(mixed[0])]!r}; choose another "
             "split"
         )
-    return _hold_out_next(
-        num_train, num_train + num_validation, validates=num_validation > 0, tests=num_test > 0
-    )
+    return _hold_out_next(num_train, num_validation, num_test)
 
 
 def _count_parts(interactions: Interactions, split: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -237,29 +256,29 @@ def _count_parts(interactions: Interactions, split: str) -> tuple[list[np.ndarra
 
 
 def _hold_out_next(
-    before_validation: np.ndarray,
-    before_test: np.ndarray,
-    *,
-    validates: np.ndarray,
-    tests: np.ndarray,
+    num_train: np.ndarray, num_validation: np.ndarray, num_test: np.ndarray
 ) -> Split:
     """Train on what comes before validation; each target is the next interaction, if any.
 
     Args:
-        before_validation: (users,) interactions before validation.
-        before_test: (users,) interactions before the test.
-        validates: (users,) True where there is a validation target.
-        tests: (users,) True where there is a test target.
+        num_train: (users,) interactions before validation.
+        num_validation: (users,) interactions from there to the test.
+        num_test: (users,) interactions of the test.
     """
-    new_validation, new_test = before_validation == 0, before_test == 0
+    before_test = num_train + num_validation
+    new_validation, new_test = num_train == 0, before_test == 0
+    validates, tests = (num_validation > 0) & ~new_validation, (num_test > 0) & ~new_test
     return Split(
-        train=Prefixes.where(~new_validation, before_validation),
-        validation=Prefixes.where(validates & ~new_validation, before_validation),
-        test=Prefixes.where(tests & ~new_test, before_test),
+        train=Prefixes.where(~new_validation, num_train),
+        validation=Prefixes.where(validates, num_train),
+        test=Prefixes.where(tests, before_test),
         left_out={
-            "nothing before the validation target": int((validates & new_validation).sum()),
-            "nothing before the test target": int((tests & new_test).sum()),
+            "nothing before the validation target": int(
+                ((num_validation > 0) & new_validation).sum()
+            ),
+            "nothing before the test target": int(((num_test > 0) & new_test).sum()),
         },
+        following={"validation": num_validation[validates], "test": num_test[tests]},
     )
 
 

@@ -7,7 +7,7 @@ vocabulary and the users.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,27 @@ def shards_fingerprint(vocabulary: str, parts: Mapping[str, Sequence[Histories]]
         counts = [(len(shard), len(shard.values)) for shard in shards]
         histories, interactions = map(sum, zip(*counts, strict=True)) if counts else (0, 0)
         digest.update(f"{name} {histories} {interactions}".encode())
-        digest.update(np.zeros(1, "<i8").tobytes())
-        start = 0
-        for shard in shards:
-            digest.update((shard.offsets[1:] + start).astype("<i8").tobytes())
-            start += len(shard.values)
-        for shard in shards:
-            for block in blocks(shard.values):
-                digest.update(block.astype("<i4").tobytes())
-        for shard in shards:
-            if shard.targets is not None:
-                digest.update(shard.targets.astype("<i4").tobytes())
+        for numbers in _hashed(shards):
+            digest.update(numbers.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _hashed(shards: Sequence[Histories]) -> Iterator[np.ndarray]:
+    """Yield what is hashed of a split, a few numbers after the other."""
+    start = 0
+    yield np.zeros(1, "<i8")
+    for shard in shards:
+        yield (shard.offsets[1:] + start).astype("<i8")
+        start += len(shard.values)
+    for shard in shards:
+        yield from (block.astype("<i4") for block in blocks(shard.values))
+    for shard in shards:
+        if shard.targets is not None:
+            yield shard.targets.astype("<i4")
+    for sets in (shard.target_sets for shard in shards):
+        if sets is not None:
+            yield sets.lengths.astype("<i8")
+            yield from (block.astype("<i4") for block in blocks(sets.values))
 
 
 def read_statistics(folder: Path) -> dict[str, Any]:
@@ -139,6 +148,8 @@ def check_columns(part: datasets.Dataset, files: Path) -> None:
     needed = {"items": pa.list_(pa.int32())}
     if files.name != "train":
         needed["target"] = pa.int32()
+    if "targets" in part.data.column_names:
+        needed["targets"] = pa.list_(pa.int32())
     for column, kind in needed.items():
         if column not in part.data.column_names:
             raise ValueError(f"{files} has no column {column}; prepare the dataset again")
@@ -210,14 +221,25 @@ def check_ids_of(part: Histories, files: Path, vocab_size: int) -> None:
     Raises:
         ValueError: There is one; it names the row.
     """
-    start = 0
-    for block in blocks(part.values):
-        if (place := _first_wrong(block, vocab_size)) is not None:
-            row = int(np.searchsorted(part.offsets, start + place, side="right")) - 1
-            raise ValueError(_wrong_id(files, row, "an item", block[place], vocab_size))
-        start += len(block)
+    _check_lists(part, files, "an item", vocab_size)
     if part.targets is not None and (row := _first_wrong(part.targets, vocab_size)) is not None:
         raise ValueError(_wrong_id(files, row, "the target", part.targets[row], vocab_size))
+    sets = part.target_sets
+    if sets is not None and len(sets):
+        if not sets.lengths.all():
+            row = int(sets.lengths.argmin())
+            raise ValueError(f"{files}, row {row:,}: there is no target; prepare the dataset again")
+        _check_lists(sets, files, "a target", vocab_size)
+
+
+def _check_lists(lists: Histories, files: Path, what: str, vocab_size: int) -> None:
+    """Refuse ids of lists that are no items."""
+    start = 0
+    for block in blocks(lists.values):
+        if (place := _first_wrong(block, vocab_size)) is not None:
+            row = int(np.searchsorted(lists.offsets, start + place, side="right")) - 1
+            raise ValueError(_wrong_id(files, row, what, block[place], vocab_size))
+        start += len(block)
 
 
 def _first_wrong(ids: np.ndarray, vocab_size: int) -> int | None:

@@ -24,13 +24,15 @@ UNFINISHED, LOCK = ".unfinished-", ".lock"
 
 
 def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
-    """Lay out the columns that are saved: whose history, its items, and the target if any."""
+    """Lay out the columns that are saved: whose history, its items, and the targets if any."""
     columns = {
         "user": users.to_arrow().cast(pa.string()),
         "items": pa.ListArray.from_arrays(histories.offsets.astype(np.int32), histories.values),
     }
     if histories.targets is not None:
         columns["target"] = histories.targets
+    if (sets := histories.target_sets) is not None:
+        columns["targets"] = pa.ListArray.from_arrays(sets.offsets.astype(np.int32), sets.values)
     return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
 
 

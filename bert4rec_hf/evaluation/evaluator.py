@@ -27,6 +27,7 @@ from .ranking import (
     rank_targets,
 )
 from .repeats import SEEN_TARGETS, describe_repeats, find_repeats, miss_repeats
+from .target_sets import measure_target_sets
 
 POPULARITY_GROUPS = (0, 1, 10, 100, 1_000, 10_000)
 """Lower ends of the groups of targets that are reported apart, in interactions in training."""
@@ -126,6 +127,10 @@ class Evaluation:
     protocol: dict[str, Any]
     """Everything needed to measure the same again."""
 
+    target_sets: dict[str, float]
+    """`recall@k` and `ndcg@k` of all targets of a history, see `measure_target_sets`; empty where a
+    split has one target per history, or candidates are sampled."""
+
     ranks: Tensor
     """(histories,) rank of each target, in the order of the split."""
 
@@ -217,8 +222,20 @@ def evaluate_in_detail(
         ),
         variety=measure_variety(ranking.top_ids, targets, num_items),
         protocol=describe_protocol(config, num_items, len(ranks)),
+        target_sets=_measure_sets(scorer, histories, config),
         ranks=ranks,
     )
+
+
+def _measure_sets(
+    scorer: Scorer, histories: Sequence[np.ndarray], config: EvaluationConfig
+) -> dict[str, float]:
+    """Measure all targets of each history, where histories know them."""
+    sets = getattr(histories, "target_sets", None)
+    if sets is None or config.candidates == "sampled":
+        return {}
+    batches = list(_split_work(count_items(histories), config.batch_size))
+    return measure_target_sets(scorer, histories, sets, config, batches)
 
 
 def describe_protocol(

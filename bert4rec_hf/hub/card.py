@@ -29,8 +29,10 @@ SPLIT_TEXTS = {
     "items but the last (`[:-1]`), those on all but the last two",
     "temporal": "temporal; training ends at {validation_time}, and targets are the first items "
     "from {test_time} on",
+    "temporal_end": "temporal; the last {test_last} test, and targets are the first items in them",
     "by_user": "by user; {test_users:,} users test and do not train",
     "given": "that of the source",
+    "given_next": "that of the source in time; targets are the first items of each part",
 }
 
 
@@ -51,6 +53,7 @@ def render_card(results: dict[str, Any]) -> str:
         template_str=TEMPLATE.read_text(encoding="utf-8"),
         interval=interval,
         repeats_text=render_repeats(results),
+        sets_text=render_target_sets(results),
         collapse_text=describe_collapse(results["test"]),
         directions_text=describe_directions(results["experiment"]),
         intro=describe_origin(results["experiment"]),
@@ -164,6 +167,38 @@ def render_repeats(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def render_target_sets(results: dict[str, Any]) -> str:
+    """Recall and NDCG of all targets of a history, where the split keeps them; else nothing."""
+    found = results["test"].get("target_sets", {})
+    names = [name for name in found if name != "num_targets"]
+    if not names:
+        return ""
+    lines = [
+        f"The split holds out several items of a user, {found['num_targets']:.1f} on average. With "
+        "all of them as targets, each counted once:",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|{'---|' * (1 + len(names))}",
+    ]
+    for contestant, evaluation in (
+        {results["run"]: results["test"]} | results["baselines"]
+    ).items():
+        cells = [f"{evaluation['target_sets'][name]:.4f}" for name in names]
+        lines.append(f"| {contestant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summarize_target_sets(evaluation: dict[str, Any]) -> list[str]:
+    """A line on all targets of a history, where the split keeps them."""
+    found = evaluation.get("target_sets", {})
+    values = [f"{name} {value:.4f}" for name, value in found.items() if name != "num_targets"]
+    return (
+        [f"all {found['num_targets']:.1f} targets of a history: {', '.join(values)}"]
+        if values
+        else []
+    )
+
+
 def describe_collapse(evaluation: dict[str, Any]) -> str:
     """A warning where a handful of items is all that is recommended; else nothing.
 
@@ -185,6 +220,7 @@ def describe_split(dataset: dict[str, Any]) -> str:
     settings = dataset["settings"]
     has_group = settings["split"] == "leave_one_out" and settings["validation_users"]
     name = "leave_one_out_with_group" if has_group else settings["split"]
+    name = "temporal_end" if settings.get("test_last") else name
     return SPLIT_TEXTS[name].format(**settings)
 
 
@@ -240,7 +276,7 @@ def render_summary(results: dict[str, Any]) -> str:
             f"experts: mean gate weights {means}; knowing the user tells "
             f"{experts['information_bits']:.3f} bits about the expert"
         )
-    lines += summarize_repeats(results["test"])
+    lines += summarize_repeats(results["test"]) + summarize_target_sets(results["test"])
     lines += filter(None, [describe_collapse(results["test"])])
     if results["test"]["protocol"]["is_sampled"]:
         lines.append("sampled ranking: not comparable with full ranking")

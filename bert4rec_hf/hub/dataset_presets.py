@@ -38,12 +38,13 @@ YAMBDA = {
     "validation_time": str(YAMBDA_TEST_TIME - DAY - GAP),
     "test_time": str(YAMBDA_TEST_TIME),
     "gap": "30m",
+    "targets": "all",
 }
 YAMBDA_LISTENS = {"rating_column": "played_ratio_pct", "min_rating": 50}
 YAMBDA_NOTE = (
-    "the benchmark of Yambda counts all items of the test day as targets and ranks items of the "
-    "history too; here each user's first one is the target, so that numbers are not comparable: "
-    "evaluate with --evaluation.exclude_seen false"
+    "the benchmark of Yambda ranks items of the history too, and counts all items of the test day "
+    "as targets: evaluate with --evaluation.exclude_seen false, and compare recall and NDCG of all "
+    "targets; hit rate and the other NDCG are those of each user's first one"
 )
 
 
@@ -70,6 +71,7 @@ def choose_vk_lsvd(config: str) -> Preset:
         "item_column": "item_id",
         "order": "file",
         "split": "given_next",
+        "targets": "all",
     }
     patterns = {split: f"{config}/{split}/*.parquet" for split in ("train", "validation", "test")}
     note = (

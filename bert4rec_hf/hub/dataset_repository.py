@@ -22,7 +22,9 @@ from .pull import fetch_folder
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "titles.json", "statistics.json")
 """What a prepared folder holds besides its histories and its card."""
 
-TARGET = pa.field("target", pa.int32())
+TARGETS = (pa.field("target", pa.int32()), pa.field("targets", pa.list_(pa.int32())))
+"""Columns that validation and test have, and training only on a hub, where they are empty."""
+
 ROWS_PER_GROUP = 100_000
 
 
@@ -64,12 +66,13 @@ def push_dataset(
 
 
 def write_parquet(folder: Path, stage: Path) -> None:
-    """Write a file per split; training has a `target` too, which is empty, as a hub wants it."""
+    """Write a file per split; training has targets too, which are empty, as a hub wants it."""
     parts = datasets.load_from_disk(str(folder))
     for name in SPLIT_NAMES:
         table = parts[name].with_format("arrow")[:]
-        if TARGET.name not in table.column_names:
-            table = table.append_column(TARGET, pa.nulls(len(table), TARGET.type))
+        for field in TARGETS:
+            if field.name not in table.column_names and field.name in parts["test"].column_names:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
         path = stage / "data" / f"{name}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table.replace_schema_metadata(), path, row_group_size=ROWS_PER_GROUP)
@@ -160,5 +163,6 @@ def read_part(downloaded: Path, name: str) -> datasets.Dataset:
         raise ValueError(f"{downloaded} is no prepared dataset, it has no data/{name}-*.parquet")
     table = pa.concat_tables([pq.read_table(path) for path in paths])
     if name == "train":
-        table = table.drop_columns([TARGET.name])
+        targets = {field.name for field in TARGETS}
+        table = table.drop_columns([each for each in table.column_names if each in targets])
     return datasets.Dataset(datasets.table.InMemoryTable(table))

@@ -27,6 +27,9 @@ class MeasuredSplit(TypedDict):
     variety: NotRequired[dict[str, int | bool]]
     """How many different items are recommended, and whether that is a collapse; since 0.2."""
 
+    target_sets: NotRequired[dict[str, float]]
+    """Recall and NDCG of all targets of a history, where a split has several; since 0.2."""
+
     protocol: dict[str, Any]
 
 

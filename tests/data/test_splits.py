@@ -150,6 +150,38 @@ def test_of_several_given_targets_the_first_is_taken():
     }
 
 
+def test_all_items_of_a_part_can_be_targets():
+    settings = {"split": "temporal", "validation_time": "40", "test_time": "70", "targets": "all"}
+    users = {"ann": "abcdbeb", "bob": "abab", "cy": "ab"}
+    times = {"ann": [10, 20, 40, 50, 60, 70, 80], "bob": [30, 71, 72, 73], "cy": [40, 90]}
+    rows = [
+        (user, item, time)
+        for user in users
+        for item, time in zip(users[user], times[user], strict=True)
+    ]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    interactions = build_histories(collect(frame))
+    split, parts = split_interactions(interactions, PreparationConfig(**settings))
+    letters = {
+        name: [[interactions.items[int(id) - 2] for id in ids] for ids in parts[name].target_sets]
+        for name in ("validation", "test")
+    }
+    assert letters == {
+        "validation": [["b", "c", "d"]],  # of ann; cy has nothing before it
+        "test": [["b", "e"], ["a", "b"], ["b"]],
+    }
+    assert parts["train"].target_sets is None
+    assert parts["test"].targets.tolist() == [6, 3, 3]  # e of ann, b of bob and cy
+    assert split.count_used("all") == 7 + 4 + 2
+    assert split.count_used() == 6 + 2 + 2
+    drawn = parts["test"].draw(2, seed=3)
+    for target, its_set in zip(drawn.targets, drawn.target_sets, strict=True):
+        assert target in its_set
+    frame = frame.with_columns(item=pl.lit("x"))
+    _, others = split_interactions(build_histories(collect(frame)), PreparationConfig(**settings))
+    assert [each.tolist() for each in others["test"].target_sets] == [[2], [2], [2]]
+
+
 @pytest.mark.parametrize("ann", [[T, T, V, T, E], [T, V, E, E, V], [T, E, T, T, T]])
 def test_parts_in_time_that_mix_past_and_future_are_refused(ann):
     parts = {"ann": ann, "bob": [T, V, E], "cy": [T, V], "dee": [T], "eve": [T] * 4}

@@ -3,17 +3,19 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.synthetic import SyntheticConfig
-from bert4rec_hf.data.verification import QUICK_BYTES, dataset_fingerprint
+from bert4rec_hf.data.verification import QUICK_BYTES, check_ids_of, dataset_fingerprint
 
 ARROW = "data-00000-of-00001.arrow"
 
@@ -214,3 +216,19 @@ def test_large_datasets_are_hashed_on_request(folder, monkeypatch):
     load_prepared(folder)
     refuses(folder, "are not those that were prepared", verify=True)
     assert QUICK_BYTES > 10**8
+
+
+@pytest.mark.parametrize(
+    ("values", "offsets", "message"),
+    [
+        ([2, 4, 5], [0, 2, 3], r"test, row 1: a target has the id 5; .* from 2 to 4"),
+        ([2, 1, 4], [0, 2, 3], r"test, row 0: a target has the id 1 \(the mask\)"),
+        ([2, 3], [0, 2, 2], r"test, row 1: there is no target; prepare the dataset again"),
+    ],
+)
+def test_sets_of_targets_hold_items_only(values, offsets, message):
+    ids = np.array([2, 3], dtype=np.int32)
+    sets = Histories(np.array(values, dtype=np.int32), np.array(offsets))
+    part = Histories(ids, np.array([0, 1, 2]), ids, sets)
+    with pytest.raises(ValueError, match=message):
+        check_ids_of(part, Path("test"), vocab_size=5)

@@ -214,6 +214,8 @@ def test_names_that_others_chose_stay_names(results):
         ({"split": "leave_one_out", "validation_users": 2048}, "all but 2,048 users"),
         ({"split": "by_user", "test_users": 50, "validation_users": 9}, "50 users test"),
         ({"split": "given"}, "that of the source"),
+        ({"split": "given_next"}, "that of the source in time; targets are the first items"),
+        ({"split": "temporal", "test_last": "2d"}, "the last 2d test"),
         (
             {"split": "temporal", "validation_time": "2015-01-01", "test_time": "2016"},
             "from 2016 on",
@@ -250,3 +252,16 @@ def test_the_summary_ends_with_a_verdict(results, difference, p_value, verdict):
     results["baselines"]["item_knn"] = evaluation(0.3, 0.21)
     results["beyond_item_knn"] = {"ndcg@10": {"difference": difference, "p_value": p_value}}
     assert render_summary(results).splitlines()[-1].startswith(verdict)
+
+
+def test_a_card_shows_all_targets_of_a_history_where_a_split_keeps_them(results):
+    assert "recall@10" not in render_card(results)
+    for share, each in ((0.25, results["test"]), (0.125, results["baselines"]["popularity"])):
+        each["target_sets"] = {"num_targets": 3.25, "recall@10": share, "ndcg@10": share / 2}
+    card = render_card(results)
+    assert "several items of a user, 3.2 on average" in card
+    assert "| | recall@10 | ndcg@10 |" in card
+    assert "| tiny-bert4rec | 0.2500 | 0.1250 |" in card
+    assert "| popularity | 0.1250 | 0.0625 |" in card
+    summary = render_summary(results)
+    assert "all 3.2 targets of a history: recall@10 0.2500, ndcg@10 0.1250" in summary

@@ -1,5 +1,7 @@
 import json
 
+import numpy as np
+import polars as pl
 import pytest
 
 from bert4rec_hf.data.interactions import PreparationConfig
@@ -33,6 +35,14 @@ print(json.dumps([
     dataset.tokenizer.convert_ids_to_tokens([2, 5]),
     dataset.titles,
 ]))
+"""
+
+OPEN_SETS = """
+import json
+from bert4rec_hf.hub.dataset_repository import open_dataset
+dataset = open_dataset("ann/data")
+assert dataset.train.target_sets is None
+print(json.dumps([each.tolist() for each in dataset.test.target_sets]))
 """
 
 TAMPERED = """
@@ -85,6 +95,22 @@ def test_a_dataset_comes_back_from_the_hub(hub, client, prepared):
     assert has_none
     assert tokens == dataset.tokenizer.convert_ids_to_tokens([2, 5])
     assert titles == dataset.titles
+
+
+def test_sets_of_targets_come_back_from_the_hub(hub, client, tmp_path):
+    draw = np.random.default_rng(1)
+    rows = {"user": draw.integers(9, size=300), "item": draw.integers(7, size=300)}
+    pl.DataFrame(rows | {"timestamp": draw.integers(1, 90, size=300)}).write_csv(tmp_path / "a.csv")
+    config = PreparationConfig(split="temporal", test_last="20s", targets="all")
+    prepare_dataset("csv", tmp_path / "a.csv", tmp_path / "sets", config)
+    client(PUSH, json.dumps([[str(tmp_path / "sets"), "ann/data"]]))
+    loaded = client(LOAD)
+    assert loaded["features"] == dict.fromkeys(
+        ("train", "validation", "test"), ["items", "target", "targets", "user"]
+    )
+    assert client(OPEN_SETS) == [
+        each.tolist() for each in load_prepared(tmp_path / "sets").test.target_sets
+    ]
 
 
 def test_a_dataset_that_changed_on_the_way_is_refused(hub, client, prepared):

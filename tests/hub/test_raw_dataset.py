@@ -89,6 +89,10 @@ def test_yambda_is_prepared_by_its_name(hub, prepare):
         (["11", "13", "14", "15", "16"], "11"),
         (["12", "16", "13"], "11"),
     ]
+    names = dataset.tokenizer.convert_ids_to_tokens
+    assert [names(each.tolist()) for each in dataset.test.target_sets] == [["11", "17"], ["11"]]
+    assert [names(each.tolist()) for each in dataset.validation.target_sets] == [["15", "16"]]
+    assert dataset.statistics["splits"]["test"]["targets in sets"] == 3
     assert dataset.statistics["dropped"]["min_rating"] == 1
     commit = hub.repositories["datasets", "yandex/yambda"].branches["main"][-1].oid
     recorded = dataset.statistics["hub"]
@@ -107,6 +111,7 @@ def test_what_the_user_asks_for_counts_more_than_what_is_known(hub, prepare):
     prepare("yandex/yambda", *arguments)
     dataset = load_prepared(prepare.output)
     assert histories(dataset.test, dataset)[0][1] == "17"
+    assert dataset.test.target_sets is None
     assert dataset.statistics["after"]["interactions"] == 12
 
 

@@ -127,11 +127,18 @@ def _go_on(output: Path, identity: dict[str, Any], lock: FileLock) -> list[dict[
 def _fill_in(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
     """Add settings that a run of an older version did not have, where they are as by default."""
     defaults = {
-        f"experiment.{section}.{field.name}": str(field.default)
+        f"experiment.{section}.{field.name}": str(_default_of(field))
         for section, kind in (("data", DataConfig), ("training", TrainingConfig))
         for field in dataclasses.fields(kind)
     }
     return {name: now[name] for name in now if now[name] == defaults.get(name)} | before
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    """What a setting is if it is not given; lists and objects are made by their factory."""
+    return (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
 
 
 def _acquire(lock: FileLock, output: Path) -> None:

@@ -132,6 +132,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_rest(tmp_path):
 def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_newer_settings(tmp_path):
     output = tmp_path / "run"
     begin(output)
-    assert begin(output, is_resumed=True, training__added_neighbors=0) == []
+    newer = {"training__added_neighbors": 0, "training__teachers": []}
+    assert begin(output, is_resumed=True, **newer) == []
     with pytest.raises(ValueError, match="training.warmup_ratio was None and is 0.7"):
         begin(output, is_resumed=True, training__warmup_ratio=0.7)

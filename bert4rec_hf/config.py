@@ -127,7 +127,7 @@ class TrainingConfig:
     """Longer gradients are cut to this length."""
 
     on_bad_step: Literal["stop", "skip"] = "stop"
-    """What becomes of a step whose loss or gradient is not finite: `stop` ends the training, `skip`
+    """What to do with a step whose loss or gradient is not finite: `stop` ends the training, `skip`
     leaves the step out; more than a few in a row also end it."""
 
     seed: int = 0
@@ -190,7 +190,7 @@ class BaseConfig:
     """What fine-tuning begins with."""
 
     model: str
-    """Folder of a trained model, whose vocabulary is that of the dataset."""
+    """Folder of a model that was trained with the vocabulary of the dataset."""
 
 
 @strict

@@ -56,7 +56,7 @@ class StrictLoader(yaml.SafeLoader):
                 shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a collection"
                 raise _fault(f"a name must be text, got {shown}", key)
             if key.value in seen:
-                raise _fault(f"{key.value} stands here twice, keep one", key)
+                raise _fault(f"{key.value} occurs twice here; keep one", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -18,7 +18,7 @@ def test_the_committed_configs_are_read_as_pyyaml_reads_them():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2", "line 4: c stands here twice, keep one"),
+        ("a: 1\nb:\n  c: 1\n  c: 2", "line 4: c occurs twice here; keep one"),
         ("a: &x [1]\nb: *x", r"line 2: the alias \*x is not supported, write it out"),
         ("a: !!python/name:os.system x", "line 1: the tag .*os.system is not supported, leave it"),
         ("a: !!bool maybe", "line 1: the tag .*bool is not supported"),

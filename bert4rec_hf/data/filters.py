@@ -50,7 +50,7 @@ def check_left(setting: str, value: object, before: int, after: int) -> None:
     if after == 0:
         raise ValueError(
             f"{setting}={value} leaves none of the {before:,} interactions; "
-            f"{'is it that of other items?' if setting == 'vocabulary' else 'lower it'}"
+            f"{'does it belong to other items?' if setting == 'vocabulary' else 'lower it'}"
         )
 
 

@@ -113,7 +113,7 @@ class JsonLines:
         """Read a block line by line.
 
         Raises:
-            ValueError: A line is no object, or has something else than a list to explode.
+            ValueError: A line is no object, or has something other than a list to explode.
         """
         rows = []
         for number, line in enumerate(block.decode().split("\n"), start=first_line):
@@ -142,7 +142,7 @@ def parse_object(line: str | bytes) -> dict[str, Any]:
     try:
         record = ast.literal_eval(line.strip()) if is_python else json.loads(line)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"is no JSON ({error}), is it complete?") from error
+        raise ValueError(f"is not JSON ({error}); is it complete?") from error
     if not isinstance(record, dict):
         raise ValueError("is not a JSON object")
     return record
@@ -184,11 +184,11 @@ def _as_type(value: Any, dtype: pl.DataType) -> Any:
         return None
     if isinstance(dtype, pl.List):
         if not isinstance(value, list):
-            raise ValueError("has something else than a list to explode")
+            raise ValueError("has something other than a list to explode")
         return [_as_type(entry, dtype.inner) for entry in value]
     if isinstance(dtype, pl.Struct):
         if not isinstance(value, dict):
-            raise ValueError("has something else than objects in the list to explode")
+            raise ValueError("has something other than objects in the list to explode")
         return {field.name: _as_type(value.get(field.name), field.dtype) for field in dtype.fields}
     return _as_text(value)
 

@@ -88,13 +88,13 @@ def note_names(
     """
     notes = []
     if num_blank:
-        notes.append(f"{num_blank:,} {kind}s had blanks around their names, which were cut off")
+        notes.append(f"{num_blank:,} {kind}s had blanks around their names, which were removed")
     if read_as_integer:
         notes.append(f"{kind}s like {read_as_integer} were read as integers")
     if num_both:
         notes.append(
             f"warning: {num_both:,} {kind}s occur both with and without .0, such as "
-            f"{both} and {both.split('.')[0]}; they are taken for different {kind}s"
+            f"{both} and {both.split('.')[0]}; they are treated as different {kind}s"
         )
     return notes
 
@@ -138,7 +138,7 @@ def float_names(column: pl.Series, kind: str) -> pl.Series:
     if is_wrong.any():
         raise ValueError(
             f"row {is_wrong.arg_max() + 1} has the {kind} {column.filter(is_wrong)[0]!r}, which is "
-            "no whole number, or too large to be exact; write ids as integers or texts"
+            "not a whole number, or too large to be exact; write ids as integers or texts"
         )
     return column.cast(pl.Int64)
 

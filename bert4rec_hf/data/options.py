@@ -73,7 +73,7 @@ def check_settings(source: str, config: PreparationConfig, given: Collection[str
         ):
             if name not in table.get(setting, {name}):
                 raise ValueError(
-                    f"the {what} {name} does not use {setting}; it acts with "
+                    f"the {what} {name} does not use {setting}; it applies to "
                     f"{', '.join(sorted(table[setting]))}"
                 )
     _check_together(config, changed)
@@ -83,14 +83,14 @@ def _check_together(config: PreparationConfig, changed: set[str]) -> None:
     """Refuse settings that another one leaves without effect."""
     without_times = config.order == "file" or not config.timestamp_column
     idle = {
-        "rating_column": config.min_rating is None and "it is only read with min_rating",
-        "timestamp_format": without_times and "no times are read in the order of the file",
-        "allow_zero_timestamps": without_times and "no times are read in the order of the file",
-        "allow_negative_timestamps": without_times and "no times are read in the order of the file",
+        "rating_column": config.min_rating is None and "it is read only with min_rating",
+        "timestamp_format": without_times and "order=file reads no times",
+        "allow_zero_timestamps": without_times and "order=file reads no times",
+        "allow_negative_timestamps": without_times and "order=file reads no times",
         "timestamp_column": config.order == "file"
         and bool(config.timestamp_column)
-        and "no times are read in the order of the file",
+        and "order=file reads no times",
     }
     for setting, reason in idle.items():
         if setting in changed and reason:
-            raise ValueError(f"{setting} would not act: {reason}")
+            raise ValueError(f"{setting} would have no effect: {reason}")

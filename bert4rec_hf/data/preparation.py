@@ -230,7 +230,7 @@ def find_titles(
             return {}, [f"warning: no titles: {error}"]
     if config.titles and not titles:
         raise ValueError(
-            f"{path.name} has a title for none of the {len(items):,} items, the first is "
+            f"{path.name} has a title for none of the {len(items):,} items, such as "
             f"{items[0]!r}; does it belong to the source?"
         )
     return titles, [] if titles else [f"warning: {path.name} has a title for none of the items"]

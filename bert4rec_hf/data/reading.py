@@ -130,7 +130,7 @@ def collect_interactions(
         notes.append(note)
         frame = frame.drop("line").sort("timestamp", maintain_order=True)
     else:
-        notes.append("times: none, the order of the file is taken for theirs")
+        notes.append("times: none; the order of the file is taken as the order of time")
     frame = frame.with_columns(rename(frame[c], names[c]) for c in ("user", "item"))
     dropped = {**raw.dropped, **dropped}
     return Collected(
@@ -257,7 +257,7 @@ def check_order(
     is_chosen = config.order == "file" or not config.timestamp_column
     if not ("timestamp" in frame.columns or raw.is_ordered or is_chosen):
         raise ValueError(
-            f"{name} has no timestamps, so that nothing says what came first; name their column "
+            f"{name} has no timestamps, so the order of interactions is unknown; name their column "
             "by --timestamp-column, or take the order of the file by --order file"
         )
 
@@ -392,7 +392,7 @@ def check_lines_of_users(frame: pl.DataFrame, raw: RawInteractions) -> None:
     if twice.height:
         user, first, last = twice.row(0)
         raise ValueError(
-            f"user {user!r} stands on line {first} and again: {name_line(last, raw.files)}; each "
+            f"user {user!r} occurs on line {first} and again: {name_line(last, raw.files)}; each "
             f"line has to be the whole history of one user ({twice.height:,} users occur twice). "
             "Where lines hold no user but only items, give --user-column ''; where a file repeats "
             "the beginnings of histories, take the one with one interaction per row"

@@ -206,7 +206,7 @@ class SeparatedText:
         )
         if table.height != len(records.lines):
             raise ValueError(
-                f"{self.path.name} has {len(records.lines):,} rows from its line {first_line} on, "
+                f"{self.path.name} has {len(records.lines):,} rows from line {first_line} on, "
                 f"of which {table.height:,} could be read"
             )
         columns = {ours: table.columns[chosen.index(place)] for ours, place in places.items()}

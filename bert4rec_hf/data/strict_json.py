@@ -52,7 +52,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"{twice!r} stands in it twice; keep one")
+        raise ValueError(f"{twice!r} occurs twice; keep one")
     return found
 
 

@@ -86,7 +86,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
     path = folder / "statistics.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} is not a prepared dataset, it has no statistics.json; "
+            f"{folder} is not a prepared dataset: it has no statistics.json; "
             "scripts/prepare_data.py makes one"
         )
     statistics = read_json(path, STATISTICS_BYTES)
@@ -188,9 +188,9 @@ def check_prepared(
         found = dataset_fingerprint(statistics["vocabulary_fingerprint"], parts)
         if found != statistics["fingerprint"]:
             raise ValueError(
-                f"the histories in {folder} are not those that were prepared: their fingerprint is "
-                f"{found}, statistics.json says {statistics['fingerprint']}; a file was changed or "
-                "damaged, prepare the dataset again"
+                f"the histories in {folder} have changed since they were prepared: their "
+                f"fingerprint is {found}, statistics.json says {statistics['fingerprint']}; a "
+                "file was changed or damaged, prepare the dataset again"
             )
 
 
@@ -271,6 +271,6 @@ def check_counts(part: Histories, files: Path, statistics: dict[str, Any]) -> No
     for name, count in found.items():
         if not isinstance(said, dict) or said.get(name) != count:
             raise ValueError(
-                f"{files} has {count:,} {name}, and statistics.json says otherwise; prepare the "
+                f"{files} has {count:,} {name}, which contradicts statistics.json; prepare the "
                 "dataset again"
             )

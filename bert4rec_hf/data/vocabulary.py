@@ -106,10 +106,10 @@ def load_vocabulary(folder: str | Path) -> PreTrainedTokenizerFast:
     try:
         vocabulary = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
-        raise ValueError(f"{path} is no tokenizer that can be loaded: {error}") from error
+        raise ValueError(f"{path} is not a tokenizer that can be loaded: {error}") from error
     if vocabulary.get_vocab() != ids:
         raise ValueError(
-            f"{path} has {len(ids):,} ids and is loaded with {len(vocabulary):,} others; a token "
+            f"{path} has {len(ids):,} ids, but {len(vocabulary):,} when loaded; a token "
             "was added to it or to tokenizer_config.json, take the files that were saved together"
         )
     special = (vocabulary.pad_token_id, vocabulary.mask_token_id)

@@ -55,8 +55,8 @@ def build_config(experiment: Experiment, vocab_size: int) -> BERT4RecConfig:
     for name in experiment.model:
         if name not in FREE_SETTINGS:
             raise ValueError(
-                f"model.{name} cannot be set here, it is that of the base model "
-                f"{experiment.base.model}; what may differ is {', '.join(FREE_SETTINGS)}"
+                f"model.{name} cannot be set here: it comes from the base model "
+                f"{experiment.base.model}; only these may differ: {', '.join(FREE_SETTINGS)}"
             )
     settings = {name: getattr(config, name) for name in vars(BERT4RecConfig)["__annotations__"]}
     del settings["vocab_size"]
@@ -71,7 +71,7 @@ def build_adapter(experiment: Experiment) -> PeftConfig:
         ValueError: There is no base model, or a setting is wrong.
     """
     if experiment.base is None:
-        raise ValueError("adapter goes on a trained model; name its folder by base.model")
+        raise ValueError("an adapter needs a trained model; set base.model to its folder")
     settings = dict(experiment.adapter)
     tuner = settings.pop("tuner", None)
     if tuner not in TUNERS:

@@ -195,8 +195,8 @@ def write_with_neighbors(
     check_vocabulary(folder, dataset)
     if find_base(folder) is not None:
         raise ValueError(
-            f"{folder} is an adapter, and neighbors are in the model; give them to the base model, "
-            "then train the adapter on that"
+            f"{folder} is an adapter, and neighbors belong to the model; add them to the base "
+            "model, then train the adapter on it"
         )
     model = load_weights(folder)
     found = add_neighbors(model, dataset, num_neighbors, config)

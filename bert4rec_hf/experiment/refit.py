@@ -76,5 +76,6 @@ def check_experiment(experiment: Experiment, results: dict[str, Any], twin: Path
         now.pop(name, None)
     if changes := describe_changes(before, now):
         raise ValueError(
-            f"the experiment is not that of --refit {twin}: {changes}; change data.dataset alone"
+            f"the experiment differs from that of --refit {twin}: {changes}; change only "
+            "data.dataset"
         )

@@ -100,7 +100,7 @@ def look_at_step(run: TrainingRun, batches: list[dict[str, Tensor]]) -> list[str
         with noting_first_not_finite(run.unwrapped) as places, run.accelerator.autocast():
             loss = run.model(**batch).loss
         run.accelerator.backward(loss / len(batches))
-        where = f", first not finite behind {places[0]}" if places else ""
+        where = f", first not finite after {places[0]}" if places else ""
         lines.append(
             f"batch {number} of {len(batches)}: {tuple(batch['input_ids'].shape)} ids from "
             f"{batch['input_ids'].min()} to {batch['input_ids'].max()}, loss {loss.item():g}{where}"

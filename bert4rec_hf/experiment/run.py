@@ -99,7 +99,7 @@ def run_experiment(  # noqa: PLR0913 - the options of a run
         experiment, measured = plan_refit(experiment, refit, dataset)
     elif len(dataset.validation) == 0:
         raise ValueError(
-            f"{dataset.folder} holds out nothing to validate; name a finished run of this "
+            f"{dataset.folder} holds out nothing to validate; give a finished run of this "
             "experiment with --refit, which sets how long to train, or prepare with another split"
         )
     options = RunOptions(
@@ -322,7 +322,7 @@ def estimate_run(
     except ValueError as error:
         if not ignores_memory:
             raise
-        logger.warning("going on all the same: %s", error)
+        logger.warning("continuing anyway: %s", error)
     return estimate
 
 

@@ -83,8 +83,8 @@ def check_neighbors(experiment: Experiment) -> None:
     count = experiment.training.added_neighbors
     if count and experiment.adapter:
         raise ValueError(
-            f"training.added_neighbors is {count}, and an adapter has no place for neighbors; give "
-            "them to its base model by the command neighbors"
+            f"training.added_neighbors is {count}, but an adapter cannot hold neighbors; add "
+            "them to its base model with the command neighbors"
         )
     if count and (beside := experiment.model.get("num_neighbors", 0)):
         raise ValueError(

@@ -101,7 +101,9 @@ def update_model(
     if output.exists():
         raise ValueError(f"{output} exists; name another --output, or remove it")
     if find_base(folder) is not None:
-        raise ValueError(f"{folder} is an adapter; update its base model, and adapt that again")
+        raise ValueError(
+            f"{folder} is an adapter; update its base model, then train the adapter again"
+        )
     started = time.perf_counter()
     catalog = ordered_items(read_vocabulary(folder))
     recent = read_recent(interactions, catalog, config.since)

@@ -33,8 +33,8 @@ def read_config(folder: Path) -> BERT4RecConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no model folder, it has no config.json; name one that scripts/train.py "
-            "wrote, such as runs/…/model"
+            f"{folder} is not a model folder: it has no config.json; name one that "
+            "scripts/train.py wrote, such as runs/…/model"
         )
     settings = read_json(path)
     if (kind := settings.get("model_type")) != BERT4RecConfig.model_type:
@@ -77,7 +77,7 @@ def check_names(path: Path, settings: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(BERT4RecConfig)]
     for name in sorted(settings.keys() - set(known)):
         if name in REFUSED:
-            raise ValueError(f"{path} has {name}, which no BERT4Rec is saved with; take it out")
+            raise ValueError(f"{path} has {name}, which BERT4Rec never saves; remove it")
         if close := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             raise ValueError(f"{path} has no setting {name}; did you mean {close[0]}?")
 

@@ -135,7 +135,7 @@ def rebuild(downloaded: Path, folder: Path) -> None:
     statistics = downloaded / "statistics.json"
     if not statistics.is_file():
         raise ValueError(
-            f"{downloaded} is no prepared dataset, it has no statistics.json; download it, and "
+            f"{downloaded} is not a prepared dataset: it has no statistics.json; download it, and "
             "prepare it by `bert4rec prepare`"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def read_part(downloaded: Path, name: str) -> datasets.Dataset:
     """Read a split; the targets of training are none."""
     paths = sorted(downloaded.glob(f"data/{name}-*.parquet"))
     if not paths:
-        raise ValueError(f"{downloaded} is no prepared dataset, it has no data/{name}-*.parquet")
+        raise ValueError(f"{downloaded} is not a prepared dataset: it has no data/{name}-*.parquet")
     table = pa.concat_tables([pq.read_table(path) for path in paths])
     if name == "train":
         targets = {field.name for field in TARGETS}

@@ -57,7 +57,7 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
         return f"{name} has no revision {revision!r}; {hub}/{name} lists its branches and commits"
     if status == UNAUTHORIZED and not isinstance(error, RepositoryNotFoundError):
         return (
-            f"{hub} does not know the token it was given for {name}, or was given none; log in by "
+            f"{hub} got no token for {name}, or does not know it; log in with "
             "`hf auth login`, or set HF_TOKEN"
         )
     if isinstance(error, RepositoryNotFoundError):

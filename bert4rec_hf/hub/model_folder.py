@@ -101,8 +101,8 @@ def check_model_folder(name: str | Path) -> None:
             (Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")
         ):
             raise ValueError(
-                f"{name} is no model folder, it has neither config.json nor adapter_config.json; "
-                f"{wrote}"
+                f"{name} is not a model folder: it has neither config.json nor "
+                f"adapter_config.json; {wrote}"
             )
     elif not is_repository(name):
         raise ValueError(f"there is no folder {name}; {wrote}, or a model of a hub as user/name")

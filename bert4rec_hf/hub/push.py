@@ -195,7 +195,8 @@ def find_repository(name: str) -> str:
     record = read_record(folder)
     if not record:
         raise ValueError(
-            f"the base model of this adapter is the folder {name}, which nobody else has; {way_out}"
+            f"the base model of this adapter is the local folder {name}, which others cannot load; "
+            f"{way_out}"
         )
     if record["weights"] != fingerprint_weights(folder):
         raise ValueError(

@@ -128,7 +128,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 for name, each in slices.items()
             }
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def list_weights(folder: Path) -> list[Path]:
@@ -142,7 +142,7 @@ def list_weights(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not index.is_file():
         pickles = [path.name for path in sorted(folder.glob("*.bin"))]
-        hint = f"; {pickles[0]} is a pickle, which is not read" if pickles else ""
+        hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
         raise ValueError(f"{folder} has no weights: {WEIGHTS} is missing{hint}")
     places = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
@@ -150,7 +150,7 @@ def list_weights(folder: Path) -> list[Path]:
     names = sorted(set(places.values()))
     for name in names:
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise ValueError(f"{index} names {name!r}, which is no safetensors file beside it")
+            raise ValueError(f"{index} names {name!r}, which is not a safetensors file beside it")
         if not (folder / name).is_file():
             raise ValueError(f"{index} names {name!r}, which is missing in {folder}")
     return [folder / name for name in names]
@@ -186,7 +186,7 @@ def check_adapter_header(folder: Path) -> dict[str, Stored]:
     settings = read_json(path)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         pickle = folder / "adapter_model.bin"
-        hint = f"; {pickle.name} is a pickle, which is not read" if pickle.is_file() else ""
+        hint = f"; {pickle.name} is a pickle, which is never read" if pickle.is_file() else ""
         raise ValueError(f"{folder} has no weights: {ADAPTER_WEIGHTS} is missing{hint}")
     stored = read_header(folder / ADAPTER_WEIGHTS)
     largest = max((size for each in stored.values() for size in each.shape), default=0)

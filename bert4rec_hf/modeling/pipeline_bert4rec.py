@@ -72,7 +72,9 @@ class NextItemRecommendationPipeline(Pipeline):
         known = ("top_k", "candidates", "exclude", "exclude_seen")
         for name in options:
             if name not in known:
-                raise TypeError(f"{name} is no option, there are {', '.join(known)} and unknown")
+                raise TypeError(
+                    f"{name} is not an option; the options are {', '.join(known)} and unknown"
+                )
         if options.get("top_k", 1) < 1:
             raise ValueError(f"top_k must be at least 1, got {options['top_k']}")
         if unknown not in UNKNOWN_ITEMS:

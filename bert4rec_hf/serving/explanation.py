@@ -26,7 +26,9 @@ def leave_one_out(recommender: Recommender, history: Sequence[str], item: str) -
         ValueError: The history has a single item, without which nothing is left to read.
     """
     if len(history) < 2:
-        raise ValueError(f"leaving one item out takes a history of two, got {len(history)}")
+        raise ValueError(
+            f"leaving one item out needs a history of at least two, got {len(history)}"
+        )
     shorter = [[*history[:place], *history[place + 1 :]] for place in range(len(history))]
     rows = recommender.recommend([history, *shorter], 1, candidates=[item], exclude_seen=False)
     whole, *parts = (row[0].score for row in rows)

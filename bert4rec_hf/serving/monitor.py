@@ -140,7 +140,7 @@ def judge(results: dict[str, Any], name: str) -> str:
     """
     unknown = results["unknown_items_ratio"]
     if unknown > MAX_UNKNOWN:
-        return f"update: {unknown:.0%} of the interactions are with items that the model lacks"
+        return f"update: {unknown:.0%} of the interactions have items that the model does not know"
     if results["ranked"] < MIN_INTERACTIONS:
         return (
             f"too little to judge: {results['ranked']} interactions could be ranked, "

@@ -360,7 +360,7 @@ class Recommender:
             raise ValueError(f"k must be at least 1, got {k}")
         if cold == "popular" and self.popularity is None:
             raise ValueError(
-                "cold is 'popular', and nothing is known of what is; call count_popularity with "
+                "cold is 'popular', but popularity was never counted; call count_popularity with "
                 "histories first, or choose mask or empty"
             )
         by_user, for_all = {}, None
@@ -383,10 +383,10 @@ class Recommender:
         if not approximate:
             return CandidateScorer(self.scorer.weight, self.scorer.bias, allowed, for_all)
         if self.index is None:
-            raise ValueError("approximate is true, and there is no index; call build_index first")
+            raise ValueError("approximate is true, but there is no index; call build_index first")
         if allowed is not None or for_all is not None:
             raise ValueError(
-                "approximate search knows neither candidates nor items excluded for all; leave "
+                "approximate search supports neither candidates nor items excluded for all; leave "
                 "approximate out"
             )
         return self.index

@@ -159,8 +159,8 @@ async def refuse_large(
         return Response("a request must state its content-length", 411)
     if int(length) > max_bytes:
         return Response(
-            f"the request has {int(length):,} bytes, at most {max_bytes:,} are read; send fewer "
-            "items",
+            f"the request has {int(length):,} bytes, more than the limit of {max_bytes:,}; send "
+            "fewer items",
             413,
         )
     return await call_next(request)

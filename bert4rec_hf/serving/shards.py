@@ -39,17 +39,17 @@ class Shards:
         if not self.record.is_file():
             if self.output.exists():
                 raise ValueError(
-                    f"{self.output} exists, and {self.record.name} is not beside it to tell what "
-                    "it holds; choose another --output or remove it"
+                    f"{self.output} exists, but {self.record.name}, which describes what "
+                    "it holds, is missing beside it; choose another --output or remove it"
                 )
             return
         before = self._read()["job"]
         for name, now in self.identity.items():
             if before.get(name) != now:
                 raise ValueError(
-                    f"{self.output} was begun with {name} {before.get(name)!r}, and it is {now!r} "
-                    "now; go back to what it was, choose another --output, or remove the folder "
-                    f"and {self.record.name}"
+                    f"{self.output} was started with {name} {before.get(name)!r}, and it is "
+                    f"{now!r} now; go back to what it was, choose another --output, or "
+                    f"remove the folder and {self.record.name}"
                 )
 
     def _read(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class StepGuard:
             )
         state.skipped_steps.append(step)
         if self.accelerator.is_main_process:
-            logger.warning("%s; it is skipped, as training.on_bad_step says", text)
+            logger.warning("%s; skipped, as training.on_bad_step says", text)
 
 
 def advise(step: int) -> str:

@@ -125,8 +125,8 @@ def find_whole(checkpoints: list[Path]) -> tuple[Path | None, list[tuple[Path, s
     if damages:
         listed = "; ".join(f"{path.name}: {damage}" for path, damage in damages)
         raise ValueError(
-            f"{damages[0][0].parent} has no whole checkpoint to go on from ({listed}); put a copy "
-            "of one there, or remove the folder of the run and train again"
+            f"{damages[0][0].parent} has no complete checkpoint to resume from ({listed}); put a "
+            "copy of one there, or remove the folder of the run and train again"
         )
     return None, damages
 
@@ -187,9 +187,9 @@ def check_finite(tensors: dict[str, Tensor], step: int) -> None:
         own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if not own.isfinite().all():
             raise ValueError(
-                f"{name} is not finite after step {step}, and nothing of it is saved; go on from "
-                "the checkpoint before with --resume, with a lower training.learning_rate in a "
-                "run of its own, or look at the step with --replay-step"
+                f"{name} is not finite after step {step}, and nothing of it is saved; continue "
+                "from the previous checkpoint with --resume, with a lower "
+                "training.learning_rate in a run of its own, or look at the step with --replay-step"
             )
 
 
@@ -246,7 +246,7 @@ def load_checkpoint(
         _load_random_state(checkpoint / f"random-{accelerator.process_index}.safetensors")
     elif accelerator.is_main_process:
         logger.info(
-            "%s was written by %d processes and %d go on with it: same weights, moments and "
+            "%s was written by %d processes and is resumed by %d: same weights, moments and "
             "batches, but not bit for bit, as dropout draws differently",
             *(checkpoint, num_processes, accelerator.num_processes),
         )

@@ -62,7 +62,7 @@ def _find_damage_of(path: Path, expected: dict[str, Any]) -> str:
         return f"{path.name} has {size:,} bytes instead of {expected['bytes']:,}"
     with path.open("rb") as file:
         is_same = hashlib.file_digest(file, "sha256").hexdigest() == expected["sha256"]
-    return "" if is_same else f"{path.name} has other bytes than were written"
+    return "" if is_same else f"{path.name} has different bytes from those written"
 
 
 def name_of_step(step: int) -> str:

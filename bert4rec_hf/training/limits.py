@@ -56,12 +56,12 @@ def describe_shortage(error: Exception) -> str:
         said in text for said in allocators
     ):
         return (
-            f"out of memory: {first}; free some and continue by --resume, or train with a smaller "
-            "training.batch_size in a run of its own"
+            f"out of memory: {first}; free some and continue with --resume, or train with a "
+            "smaller training.batch_size in a run of its own"
         )
     if "DataLoader worker" in text:
         return (
-            f"{first}; continue by --resume, with a smaller data.num_workers if there was no "
+            f"{first}; continue with --resume, with a smaller data.num_workers if there was no "
             "memory for so many"
         )
     return ""

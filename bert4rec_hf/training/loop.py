@@ -331,7 +331,7 @@ class TrainingRun:
             if is_last:
                 raise OSError(f"{text}; fix that, and continue with --resume") from error
             if self.accelerator.is_main_process:
-                logger.warning("%s; training goes on, and tries again with the next one", text)
+                logger.warning("%s; training continues, and tries again at the next one", text)
 
 
 @contextmanager
@@ -340,7 +340,7 @@ def going_on_without_trackers(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        logger.warning("%s; training goes on, and is no longer tracked", describe(error))
+        logger.warning("%s; training continues without tracking", describe(error))
         accelerator.trackers.clear()
 
 

@@ -65,7 +65,7 @@ def profile_steps(
         yield profiler.step
     if profiler.step_num < WARMUP_STEPS:
         logger.warning(
-            "nothing was profiled, as there were %d steps and the first %d are to warm up",
+            "nothing was profiled: there were %d steps, and the first %d are warmup",
             profiler.step_num,
             WARMUP_STEPS,
         )

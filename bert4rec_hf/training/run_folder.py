@@ -51,7 +51,7 @@ def check_output(output: Path, *, is_resumed: bool) -> None:
     is_new = not output.exists() or all(path.name.startswith(".") for path in output.iterdir())
     if not is_new and not is_resumed:
         raise ValueError(
-            f"{output} exists; choose another --output, remove it, or continue it by --resume"
+            f"{output} exists; choose another --output, remove it, or continue it with --resume"
         )
     if is_resumed and not (output / RUN_FILE).exists():
         raise ValueError(f"{output} holds no run to resume: {RUN_FILE} is missing")
@@ -96,7 +96,7 @@ def _begin(output: Path, identity: dict[str, Any], lock: FileLock) -> None:
     _acquire(lock, output)
     if (output / RUN_FILE).exists():
         raise ValueError(
-            f"another process has just begun a run in {output}; choose another --output"
+            f"another process has just started a run in {output}; choose another --output"
         )
     clean_up(output)
     _write_identity(output, identity, [])
@@ -111,7 +111,7 @@ def _go_on(output: Path, identity: dict[str, Any], lock: FileLock) -> list[dict[
     free = {name for name in before.keys() | now.keys() if is_free(name)}
     if refused := describe_changes(_without(before, free), _without(now, free)):
         raise ValueError(
-            f"{output} cannot be resumed, as {refused}; go back to what it was, or "
+            f"{output} cannot be resumed: {refused}; restore the old setting, or "
             "choose another --output"
         )
     changes += [
@@ -146,7 +146,7 @@ def _acquire(lock: FileLock, output: Path) -> None:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
         raise ValueError(
-            f"another process is at work in {output}; wait until it is done, or stop it"
+            f"another process is using {output}; wait until it has finished, or stop it"
         ) from error
 
 

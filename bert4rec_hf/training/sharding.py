@@ -59,7 +59,7 @@ def shard_model(model: nn.Module, accelerator: Accelerator) -> None:
     if getattr(model, "has_row_gradients", False):
         model.use_row_gradients(False)
         if accelerator.is_main_process:
-            logger.info("training.row_sparse is left out: under FSDP all gradients are dense")
+            logger.info("training.row_sparse is ignored: under FSDP all gradients are dense")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     reshard = accelerator.state.fsdp_plugin.reshard_after_forward
     for unit in reversed(find_units(model, accelerator)):  # inner ones first

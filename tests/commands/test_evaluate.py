@@ -143,7 +143,7 @@ def test_a_truncated_model_is_named(folders, tmp_path, monkeypatch, capsys):
     ("name", "message"),
     [
         ("runs/none/model", "there is no folder {here}/runs/none/model; name one, or a model"),
-        ("empty", "empty is no model folder, it has neither config.json nor adapter_config.json"),
+        ("empty", "empty is not a model folder: it has neither config.json nor "),
     ],
 )
 def test_what_is_no_model_folder_is_named(folders, tmp_path, monkeypatch, capsys, name, message):

@@ -153,7 +153,7 @@ def test_lines_that_are_blank_are_no_rows(tmp_path, prepared):
         (
             "csv",
             ["--order", "file", "--timestamp-format", "seconds"],
-            "timestamp_format would not act: no times are read in the order of the file",
+            "timestamp_format would not act: order=file reads no times",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_the_times_of_recbole_can_be_named_or_given_up(tmp_path, prepared, refus
     )
     dataset, out = prepared("recbole", path, "--order", "file")
     assert items(dataset, dataset.train[0]) == ["11", "12", "13"]
-    assert "times: none, the order of the file is taken for theirs" in out
+    assert "times: none; the order of the file is taken as the order of time" in out
 
 
 def test_a_rating_of_zero_is_a_threshold(tmp_path, prepared):

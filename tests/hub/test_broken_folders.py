@@ -168,7 +168,7 @@ def test_settings_that_no_score_depends_on_may_change(folder):
 def test_a_truncated_file_is_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    refuses(folder, "model.safetensors is no whole safetensors file")
+    refuses(folder, "model.safetensors is not a complete safetensors file")
 
 
 def test_a_pickle_is_not_read(folder):

@@ -122,4 +122,4 @@ def test_a_dataset_that_changed_on_the_way_is_refused(hub, client, prepared):
     )
     assert "holds other histories than its statistics.json was written for" in client(TAMPERED)
     repository.commit("main", "not ours", {"train.csv": b"a,b\n1,2\n"})
-    assert "is no prepared dataset, it has no statistics.json" in client(TAMPERED)
+    assert "is not a prepared dataset: it has no statistics.json" in client(TAMPERED)

@@ -124,7 +124,7 @@ def group_runs(folders: Sequence[Path]) -> dict[str, list[Path]]:
         if settings.setdefault(name, experiment) != experiment:
             raise ValueError(
                 f"the runs of {name} differ in more than the seed, {folder} has other settings "
-                "than the first; compare runs of one and the same experiment"
+                "than the first; compare runs of the same experiment"
             )
         if seed in runs.setdefault(name, {}):
             raise ValueError(f"{name} has seed {seed} twice, the second time in {folder}")
@@ -137,7 +137,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder.resolve().parent / "results.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} is not in the folder of a finished run, {path.name} is missing beside it"
+            f"{folder} is not in the folder of a finished run: {path.name} is missing beside it"
         )
     return read_results(path)
 

@@ -123,7 +123,9 @@ def open_study(study: Study, output: Path) -> None:
     with FileLock(output / ".lock"):
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
         if changes := describe_changes(flatten(before), flatten(now)):
-            raise ValueError(f"{output} has another study, as {changes}; choose another --output")
+            raise ValueError(
+                f"{output} holds a different study: {changes}; choose another --output"
+            )
         write_whole(path, json.dumps(now, indent=2) + "\n")
 
 

@@ -50,7 +50,7 @@ class StudyConfig:
     """Drawn at random, and none stopped, before earlier trials are learned from."""
 
     num_warmup_validations: int = 1
-    """Looks at validation that each trial has before it can be stopped."""
+    """Validations of each trial before it can be stopped."""
 
     seed: int = 0
     """Of the search; the trials have that of the experiment."""
@@ -148,7 +148,7 @@ def load_search(path: Path, arguments: Sequence[str] = ()) -> Search:
     if not ranges:
         raise ValueError(f"{path}: search is empty; name a setting and its range under it")
     if both := fixed.keys() & ranges.keys():
-        raise ValueError(f"{path}: {min(both)} is searched and given; leave one out")
+        raise ValueError(f"{path}: {min(both)} is both searched and set; leave one out")
     search = Search(path.stem, study, ranges, fixed)
     # Each end of each range, so that a mistake shows before any work is done.
     for name, values in ranges.items():
@@ -226,7 +226,7 @@ def open_study(search: Search, output: Path) -> "optuna.Study":
     )
     before = study.user_attrs.get("settings", settings)
     if changes := describe_changes(before, settings):
-        raise ValueError(f"{output} has another search, as {changes}; choose another --output")
+        raise ValueError(f"{output} holds a different search: {changes}; choose another --output")
     study.set_user_attr("settings", settings)
     # Workers of one seed would all draw the same, as would one that goes on.
     num_workers = study.user_attrs.get("workers", 0)

@@ -73,7 +73,7 @@ class ForwardGates:
         known = " or ".join(str(tuple(gate.shape[:-1])) for gate in self.gates[adapter])
         raise ValueError(
             f"{layer} got an input of shape {tuple(shape)} and hidden, where the positions of the "
-            f"histories have {known}; iLoRA cannot tell the histories apart there: name it in "
+            f"histories have {known}; iLoRA cannot separate the histories there: name it in "
             "exclude_modules"
         )
 

@@ -99,7 +99,7 @@ class ILoraModel(BaseTuner):
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "add_weighted_adapter sums weights, and iLoRA mixes its experts anew for each history; "
+            "add_weighted_adapter sums weights, but iLoRA mixes its experts for each history; "
             "let several adapters add up by base_model.set_adapter([…]), or merge each under one "
             "gate for all, merge_and_unload(gate_weights=…)"
         )
@@ -120,7 +120,7 @@ class ILoraModel(BaseTuner):
         super()._check_merge_allowed()
         if not self.encoder.history_gates.current.gates:
             raise NotImplementedError(
-                "iLoRA mixes its experts anew for each history, so no single weight does what it "
+                "iLoRA mixes its experts for each history, so no single weight does what it "
                 "does; keep the adapter, remove it by unload(), or merge what it does under one "
                 "gate for all, merge_and_unload(gate_weights=…)"
             )
@@ -164,7 +164,7 @@ class ILoraModel(BaseTuner):
     def _check_target(self, target: nn.Module, key: str) -> None:
         if not isinstance(target, nn.Linear):
             raise TypeError(
-                f"iLoRA goes on torch.nn.Linear, and target module {key} is a "
+                f"iLoRA applies to torch.nn.Linear, but target module {key} is a "
                 f"{type(target).__name__}; name it in exclude_modules, or train it whole by "
                 "modules_to_save"
             )

@@ -39,7 +39,7 @@ def to_dataset(histories: Histories, users: pl.Series) -> datasets.Dataset:
 def check_output(output: Path) -> None:
     """Refuse to write where something is already."""
     if output.exists():
-        raise FileExistsError(f"{output} exists already; remove it, or name another output folder")
+        raise FileExistsError(f"{output} already exists; remove it, or name another output folder")
 
 
 def remove_unfinished(output: Path) -> None:

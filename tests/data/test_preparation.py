@@ -278,7 +278,7 @@ def test_an_output_that_exists_is_left_as_it_is(tmp_path):
     output = tmp_path / "made" / "prepared"
     output.mkdir(parents=True)
     with pytest.raises(
-        FileExistsError, match="prepared exists already; remove it, or name another"
+        FileExistsError, match="prepared already exists; remove it, or name another"
     ):
         prepare(tmp_path)
     assert list(output.iterdir()) == []

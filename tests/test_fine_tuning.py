@@ -157,7 +157,7 @@ def test_resuming_on_another_base_model_is_refused(root, adapted, tmp_path, run)
     shutil.copytree(root / "ilora", output)
     described = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps(described | {"base_weights": "other"}))
-    with pytest.raises(ValueError, match="cannot be resumed, as base_weights was other and is"):
+    with pytest.raises(ValueError, match="cannot be resumed: base_weights was other and is"):
         run(root / "ilora.yaml", output, is_resumed=True)
 
 

@@ -143,17 +143,25 @@ def test_lines_that_are_blank_are_no_rows(tmp_path, prepared):
         (
             "movielens_csv",
             ["--timestamp-column", "ts2"],
-            "the source movielens_csv does not use timestamp_column; it acts with csv, jsonl, ",
+            "the source movielens_csv does not use timestamp_column; it applies to csv, jsonl, ",
         ),
         ("movielens_csv", ["--user-column", "user"], "movielens_csv does not use user_column"),
         ("csv", ["--num-users", 7], "the source csv does not use synthetic"),
-        ("csv", ["--test-users", 7], "the split leave_one_out does not use test_users; it acts wi"),
-        ("csv", ["--rating-column", "stars"], "rating_column would not act: it is only read with"),
+        (
+            "csv",
+            ["--test-users", 7],
+            "the split leave_one_out does not use test_users; it applies to",
+        ),
+        (
+            "csv",
+            ["--rating-column", "stars"],
+            "rating_column would have no effect: it is read only with",
+        ),
         ("csv", ["--explode", "items"], "the source csv does not use explode"),
         (
             "csv",
             ["--order", "file", "--timestamp-format", "seconds"],
-            "timestamp_format would not act: order=file reads no times",
+            "timestamp_format would have no effect: order=file reads no times",
         ),
     ],
 )
@@ -285,7 +293,7 @@ def test_float_ids_of_parquet_are_whole_numbers(tmp_path, prepared, refused):
     assert items(dataset, [2, 3, 4, 5]) == ["11", "12", "13", "14"]
     columns["item"][2] = 12.5
     pl.DataFrame(columns).write_parquet(tmp_path / "p.parquet")
-    message = "row 3 has the item 12.5, which is no whole number"
+    message = "row 3 has the item 12.5, which is not a whole number"
     assert message in refused("parquet", tmp_path / "p.parquet")
 
 
@@ -294,7 +302,7 @@ def test_blanks_around_names_are_cut_off_and_told(tmp_path, prepared):
     lines[3] = lines[3].replace("i4", " i4 ")
     dataset, out = prepared("csv", write(tmp_path, "p.csv", [HEADER, *lines]))
     assert counts(dataset) == FIFTEEN
-    assert "1 items had blanks around their names, which were cut off" in out
+    assert "1 items had blanks around their names, which were removed" in out
 
 
 @pytest.mark.parametrize(
@@ -513,7 +521,7 @@ def test_old_line_ends_are_read(tmp_path, prepared):
 
 def test_lines_without_a_user_are_recognized(tmp_path, prepared, refused):
     path = write(tmp_path, "s.txt", ["10 11 12 13", "10 12 13 14", "11 13 14 15"])
-    message = "user '10' stands on line 1 and again: line 2 of s.txt; .*--user-column ''"
+    message = "user '10' occurs on line 1 and again: line 2 of s.txt; .*--user-column ''"
     assert re.search(message, refused("sequences", path))
     dataset, _ = prepared("sequences", path, "--user-column", "")
     assert counts(dataset) == {"users": 3, "items": 6, "interactions": 12}

@@ -263,13 +263,13 @@ def test_a_broken_file_is_named_and_leaves_no_folder(tmp_path, name):
 def test_broken_json_lines_are_named(tmp_path):
     path = tmp_path / "any.jsonl"
     path.write_text('{"user": "a", "item": "b", "timestamp": 3}\n{"user": "a", "item"\n')
-    with pytest.raises(ValueError, match="line 2 of any.jsonl is no JSON .*, is it complete"):
+    with pytest.raises(ValueError, match="line 2 of any.jsonl is not JSON .*; is it complete"):
         prepare(tmp_path, "jsonl", path)
 
 
 def test_titles_of_other_items_are_refused(tmp_path):
     (tmp_path / "films.csv").write_text("movieId,title\njaws,Jaws\n")
-    message = "films.csv has a title for none of the 5 items, the first is 'alien'"
+    message = "films.csv has a title for none of the 5 items, such as 'alien'"
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path, titles=str(tmp_path / "films.csv"))
 
@@ -295,7 +295,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a prepared dataset, it has no statistics"):
+    with pytest.raises(FileNotFoundError, match="is not a prepared dataset: it has no statistics"):
         load_prepared(tmp_path)
 
 
@@ -332,5 +332,5 @@ def test_a_vocabulary_of_other_items_is_refused(tmp_path):
     (tmp_path / "other").mkdir()
     rows = [("ann", f"other {n}", 4.0, 1 + n) for n in range(3)]
     _, other = prepare(tmp_path / "other", path=write_ratings(tmp_path / "other", rows))
-    with pytest.raises(ValueError, match="vocabulary=.* leaves none of the 12 .*of other items"):
+    with pytest.raises(ValueError, match="vocabulary=.* leaves none of the 12 .*to other items"):
         prepare(tmp_path, vocabulary=str(other))

@@ -214,7 +214,7 @@ def test_synthetic_interactions_know_what_is_possible():
         (
             "recbole",
             "user_id\titem_id_list\titem_id\nu\tx\ty\nu\tx y\tz\n",
-            "user 'u' stands on line 2 and again: line 3 of raw.txt",
+            "user 'u' occurs on line 2 and again: line 3 of raw.txt",
         ),
         ("amazon2018_ratings_csv", "A7ABCDEFGHIJK,B000000031,4,9\n", "'A7ABCDEFGHIJK' stands wh"),
         ("amazon2014_ratings_csv", "B000000031,A7ABCDEFGHIJK,4,9\n", "'A7ABCDEFGHIJK' stands wh"),

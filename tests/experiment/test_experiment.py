@@ -161,7 +161,7 @@ def test_an_existing_output_is_refused_and_left_alone(run, config):
 def test_resuming_with_other_settings_is_refused(run, config):
     output, _ = run
     experiment = load_experiment(config, ["--training.learning_rate", "0.5"])
-    with pytest.raises(ValueError, match="training.learning_rate was 0.01 and is 0.5; go back"):
+    with pytest.raises(ValueError, match="training.learning_rate was 0.01 and is 0.5; restore"):
         run_experiment(experiment, output, build_accelerator(experiment, output), is_resumed=True)
 
 
@@ -283,7 +283,7 @@ def test_resuming_with_another_number_of_batches_in_a_step_is_refused(run, confi
     output, _ = run
     experiment = load_experiment(config, ["--training.gradient_accumulation_steps", "3"])
     product = "num_processes x experiment.training.gradient_accumulation_steps was 1 and is 3"
-    with pytest.raises(ValueError, match=f"tiny cannot be resumed, as {product}; go back"):
+    with pytest.raises(ValueError, match=f"tiny cannot be resumed: {product}; restore"):
         run_experiment(experiment, output, build_accelerator(experiment, output), is_resumed=True)
 
 
@@ -295,7 +295,7 @@ def test_resuming_on_another_dataset_is_refused(run, dataset, config, tmp_path):
     try:
         make_dataset(dataset, seed=5)
         experiment = load_experiment(config)
-        with pytest.raises(ValueError, match="cannot be resumed, as dataset_fingerprint was "):
+        with pytest.raises(ValueError, match="cannot be resumed: dataset_fingerprint was "):
             run_experiment(
                 experiment, broken, build_accelerator(experiment, broken), is_resumed=True
             )
@@ -420,7 +420,7 @@ def test_a_start_that_does_not_fit_is_refused(config, tmp_path, monkeypatch, cap
         options["accelerator"],
         ignores_memory=True,
     )
-    assert "going on all the same: the start from co-occurrence needs" in caplog.text
+    assert "continuing anyway: the start from co-occurrence needs" in caplog.text
     random = load_experiment(config)
     run_module.estimate_run(random, load_prepared(Path(random.data.dataset)), **options)
 
@@ -436,7 +436,7 @@ def test_a_step_that_does_not_fit_is_refused_unless_the_estimate_is_to_be_ignore
     assert not (tmp_path / "run" / "model").exists()
     results = run_experiment(experiment, tmp_path / "run", **options, ignores_memory=True)
     assert results["training"]["step"] == 8
-    assert "going on all the same: a training step needs" in caplog.text
+    assert "continuing anyway: a training step needs" in caplog.text
 
 
 def test_a_value_that_is_not_yaml_is_named(config):

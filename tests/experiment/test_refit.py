@@ -53,7 +53,7 @@ def refuse(root, tmp_path, capsys, *arguments):
 
 def test_a_dataset_that_holds_nothing_out_needs_a_twin(root, everything, tmp_path, capsys):
     error = refuse(root, tmp_path, capsys, "--data.dataset", str(everything))
-    assert "everything holds out nothing to validate; name a finished run" in error
+    assert "everything holds out nothing to validate; give a finished run" in error
 
 
 def test_a_dataset_that_holds_something_out_is_no_refit(root, tmp_path, capsys):
@@ -64,7 +64,7 @@ def test_a_dataset_that_holds_something_out_is_no_refit(root, tmp_path, capsys):
 def test_another_experiment_is_no_twin(root, everything, tmp_path, capsys):
     arguments = ["--data.dataset", str(everything), "--model.hidden_size", "8"]
     error = refuse(root, tmp_path, capsys, "--refit", str(root / "base"), *arguments)
-    assert "model.hidden_size was 12 and is 8; change data.dataset alone" in error
+    assert "model.hidden_size was 12 and is 8; change only data.dataset" in error
 
 
 def test_an_unfinished_run_is_no_twin(root, everything, tmp_path, capsys):

@@ -83,7 +83,7 @@ def test_the_module_behind_which_a_number_is_not_finite_is_named(trained, monkey
 
     monkeypatch.setattr(replay, "build_model", build_spoilt)
     _, batch, gradients = look(trained, 1)
-    assert batch.endswith("loss nan, first not finite behind model.layers.1.mlp")
+    assert batch.endswith("loss nan, first not finite after model.layers.1.mlp")
     assert "not finite in " in gradients
 
 

@@ -127,7 +127,7 @@ def test_what_a_hub_refuses_is_one_line_each(hub, client, shop, tmp_path):
     assert all(out.count("\n") == 1 for _, out in answers)
     ((code, out),) = client(PUSH, json.dumps([[str(shop), "ann/shop"]]), token="wrong")
     assert code == 2
-    assert f"error: {hub.url} does not know the token it was given for ann/shop" in out
+    assert f"error: {hub.url} got no token for ann/shop" in out
 
 
 HABIT = """

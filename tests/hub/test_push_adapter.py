@@ -31,7 +31,10 @@ def test_an_adapter_names_the_repository_of_its_base(hub, client, adapter):
     pushes = [[str(path), "ann/adapter"], [str(base), "ann/base"], [str(path), "ann/adapter"]]
     (refused, out), *done = client(PUSH, json.dumps(pushes))
     assert refused == 2
-    assert f"the base model of this adapter is the folder {base}, which nobody else has" in out
+    assert (
+        f"the base model of this adapter is the local folder {base}, which others cannot load"
+        in out
+    )
     assert f"bert4rec push {base} user/name" in out
     assert [code for code, _ in done] == [0, 0]
     files = hub.repositories["models", "ann/adapter"].files

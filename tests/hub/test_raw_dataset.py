@@ -257,7 +257,7 @@ def test_a_private_dataset_needs_its_token(shop, prepare):
 
 def test_options_of_the_hub_are_refused_elsewhere(prepare, client, tmp_path):
     error = client(PREPARE, "csv", "a.csv", "--config", "x", "--output", tmp_path / "made")
-    assert error == "error: the source csv does not use config; it acts with hub"
+    assert error == "error: the source csv does not use config; it applies to hub"
 
 
 def test_every_preset_refuses_what_it_does_not_know():

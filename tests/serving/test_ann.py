@@ -75,7 +75,7 @@ def test_seen_and_excluded_items_are_left_out(recommender):
 
 
 def test_what_an_index_cannot_do_is_refused(recommender, monkeypatch):
-    with pytest.raises(ValueError, match="knows neither candidates nor items excluded for all"):
+    with pytest.raises(ValueError, match="supports neither candidates nor items excluded for all"):
         recommender.recommend(HISTORIES, candidates=ITEMS[:9], approximate=True)
     with pytest.raises(ValueError, match="probes must be 1 to 64, the lists, got 65"):
         recommender.index.probes = 65

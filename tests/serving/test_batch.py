@@ -219,10 +219,10 @@ def test_another_job_does_not_mix_its_output_in(shop, undisturbed, capsys):
     before = contents(undisturbed)
     with pytest.raises(SystemExit):
         recommend(shop, undisturbed, "-k", 8)
-    assert "was begun with k 7, and it is 8 now" in capsys.readouterr().err
+    assert "was started with k 7, and it is 8 now" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         recommend(shop, shop)
-    assert "exists, and " in capsys.readouterr().err
+    assert "exists, but " in capsys.readouterr().err
     assert contents(undisturbed) == before
 
 

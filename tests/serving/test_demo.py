@@ -56,7 +56,7 @@ def test_an_item_of_the_history_is_worth_what_the_score_falls_without_it(recomme
     lost = leave_one_out(recommender, history, best.item)
     without = [score(["zardoz", "fargo"]), score(["heat", "fargo"]), score(["heat", "zardoz"])]
     assert lost == pytest.approx([score(history) - each for each in without], abs=1e-5)
-    with pytest.raises(ValueError, match="takes a history of two, got 1"):
+    with pytest.raises(ValueError, match="needs a history of at least two, got 1"):
         leave_one_out(recommender, ["heat"], best.item)
 
 

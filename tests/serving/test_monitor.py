@@ -80,7 +80,7 @@ def test_new_interactions_are_ranked_after_what_came_before(run, tmp_path, capsy
     printed = capsys.readouterr().out
     assert "6 interactions of 3 users, 16.7% with unknown items, 33.3% of the users" in printed
     assert printed.splitlines()[-1] == results["verdict"]
-    assert results["verdict"].startswith("update: 17% of the interactions are with items")
+    assert results["verdict"].startswith("update: 17% of the interactions have items")
 
 
 def test_a_file_can_be_divided_by_a_moment(run, tmp_path):
@@ -122,7 +122,7 @@ def measured(model, upper, **others):
             "train again: hit_rate@10 is 0.2900, less than the 0.3200 of item-knn",
         ),
         (measured(0.29, 0.31, ranked=99), "too little to judge: 99 interactions could be ranked"),
-        (measured(0.29, 0.31, unknown_items_ratio=0.11), "update: 11% of the interactions are"),
+        (measured(0.29, 0.31, unknown_items_ratio=0.11), "update: 11% of the interactions have"),
     ],
 )
 def test_the_verdict_says_what_to_do(results, verdict):

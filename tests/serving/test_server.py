@@ -147,7 +147,7 @@ def test_health_names_the_adapters(client):
             422,
             "none of the candidates",
         ),
-        ("/recommend", {"items": ["x" * 2_000]}, 413, "at most 2,000 are read"),
+        ("/recommend", {"items": ["x" * 2_000]}, 413, "more than the limit of 2,000"),
         ("/similar", {"item": "zardoz"}, 422, "the first is 'zardoz'"),
     ],
 )

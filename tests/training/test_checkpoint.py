@@ -96,7 +96,7 @@ def test_random_state_is_restored_on_as_many_processes_only(saved, caplog):
     with caplog.at_level("INFO"):
         load(checkpoint, make_run())
     assert not torch.equal(torch.rand(3), drawn)
-    assert "step-00000000 was written by 2 processes and 1 go on with it" in caplog.text
+    assert "step-00000000 was written by 2 processes and is resumed by 1" in caplog.text
 
 
 def test_a_table_that_was_stepped_by_row_is_not_stepped_otherwise(saved, tmp_path):
@@ -192,7 +192,7 @@ def test_checkpoints_of_which_none_is_whole_are_refused_and_left(saved_twice):
     for checkpoint in saved_twice:
         (checkpoint / "checksums.json").unlink()
     message = (
-        "no whole checkpoint to go on from .step-00000008: checksums.json is missing; "
+        "no complete checkpoint to resume from .step-00000008: checksums.json is missing; "
         "step-00000004: checksums.json is missing.; put a copy of one there"
     )
     with pytest.raises(ValueError, match=message):

@@ -228,7 +228,7 @@ def test_each_process_writes_its_rows(sharded):
 
 def test_two_processes_go_on_with_what_one_began(whole, sharded):
     assert_same_run(sharded / "resumed" / "tied", whole / "tied")
-    assert "was written by 1 processes and 2 go on with it" in (sharded / "log.txt").read_text()
+    assert "was written by 1 processes and is resumed by 2" in (sharded / "log.txt").read_text()
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(sharded):

@@ -69,7 +69,7 @@ def test_a_limit_of_memory_leaves_what_is_not_used_yet(open_files):
 def test_a_lack_of_memory_is_told_in_one_line(error):
     text = describe_shortage(error)
     assert text.startswith("out of memory: ")
-    assert "continue by --resume" in text
+    assert "continue with --resume" in text
     assert "\n" not in text
 
 

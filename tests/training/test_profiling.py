@@ -72,7 +72,7 @@ def test_a_profile_that_is_cut_short_holds_the_steps_there_were(tmp_path):
 def test_too_few_steps_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         take_steps(tmp_path / "profile", num_steps=2, num_profiled=3)
-    message = "nothing was profiled, as there were 2 steps and the first 4 are to warm up"
+    message = "nothing was profiled: there were 2 steps, and the first 4 are warmup"
     assert message in caplog.messages
     assert not (tmp_path / "profile").exists()
 

@@ -52,7 +52,7 @@ def test_a_folder_in_which_a_process_is_at_work_is_refused_until_that_dies(
     holder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.2)
-    with pytest.raises(ValueError, match="another process is at work in .*held; wait until it is"):
+    with pytest.raises(ValueError, match="another process is using .*held; wait until it has"):
         begin(tmp_path / "held", is_resumed=True)
     holder.kill()
     holder.wait()
@@ -86,7 +86,7 @@ def test_what_changes_the_mathematics_is_shown_and_refused(tmp_path):
     output = tmp_path / "run"
     begin(output)
     before = (output / "run.json").read_bytes()
-    message = "cannot be resumed, as experiment.training.seed was 0 and is 1; go back to what it w"
+    message = "cannot be resumed: experiment.training.seed was 0 and is 1; restore the old set"
     with pytest.raises(ValueError, match=message):
         begin(output, is_resumed=True, training__seed=1, training__max_steps=12)
     assert (output / "run.json").read_bytes() == before

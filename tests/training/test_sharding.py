@@ -314,7 +314,7 @@ def test_two_processes_go_on_with_what_one_began(whole, sharded):
     assert_same_results(sharded / "resumed" / "tied", whole / "tied")
     assert_same_weights(sharded / "resumed" / "tied", whole / "tied")
     log = (sharded / "log.txt").read_text()
-    assert "was written by 1 processes and 2 go on with it" in log
+    assert "was written by 1 processes and is resumed by 2" in log
 
 
 @pytest.mark.slow

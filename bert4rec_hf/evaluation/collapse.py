@@ -12,10 +12,6 @@ Where there are less than a hundred of them nothing can be said, as ten items ar
 
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
 SHOWN = 10
 """Items of each list that count."""
 
@@ -57,15 +53,3 @@ class Variety(NamedTuple):
             f"the {SHOWN} best items of all histories are {self.num_recommended:,} different ones, "
             f"while their targets are {self.num_targets:,}"
         )
-
-
-def measure_variety(top_ids: Tensor, targets: np.ndarray, num_items: int) -> Variety:
-    """Count different items.
-
-    Args:
-        top_ids: (histories, candidates) ids, best first; 0 where a list is shorter.
-        targets: (histories,) ids.
-        num_items: Size of the catalog.
-    """
-    recommended = torch.unique(top_ids[:, :SHOWN])
-    return Variety((recommended > 0).sum().item(), len(np.unique(targets)), num_items)

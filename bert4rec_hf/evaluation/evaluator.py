@@ -13,8 +13,8 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from .candidates import CandidateSampler
-from .collapse import SHOWN, Variety, measure_variety
-from .metrics import bootstrap_intervals, compute_metrics, coverage
+from .collapse import SHOWN, Variety
+from .metrics import count_ranks, intervals_of_counts, metrics_of_counts
 from .ranking import (
     FIRST_ITEM_ID,
     HISTORIES_AT_ONCE,
@@ -27,6 +27,7 @@ from .ranking import (
     rank_targets,
 )
 from .repeats import SEEN_TARGETS, describe_repeats, find_repeats, miss_repeats
+from .share import DistinctItems, Share, add_up
 from .target_sets import measure_target_sets
 
 POPULARITY_GROUPS = (0, 1, 10, 100, 1_000, 10_000)
@@ -131,12 +132,17 @@ class Evaluation:
     """`recall@k` and `ndcg@k` of all targets of a history, see `measure_target_sets`; empty where a
     split has one target per history, or candidates are sampled."""
 
-    ranks: Tensor
-    """(histories,) rank of each target, in the order of the split."""
+    share: Share
+    """The ranks that this process has found out itself."""
+
+    @property
+    def ranks(self) -> Tensor:
+        """(histories,) rank of each target, in the order of the split; all must ask together."""
+        return self.share.gather()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the ranks, ready for JSON."""
-        fields = {key: value for key, value in vars(self).items() if key != "ranks"}
+        fields = {key: value for key, value in vars(self).items() if key != "share"}
         return fields | {"variety": self.variety.to_dict()}
 
 
@@ -170,8 +176,8 @@ def evaluate(
     Returns:
         Values by name, as in `{"ndcg@10": 0.1234}`.
     """
-    ranks = rank_histories(scorer, histories, targets, config, popularity).ranks
-    return compute_metrics(ranks, config.ks)
+    share = rank_share(scorer, histories, targets, config, popularity)
+    return metrics_of_counts(add_up(count_ranks(share.ranks, config.ks)), config.ks)
 
 
 def evaluate_with_variety(
@@ -188,9 +194,16 @@ def evaluate_with_variety(
     Returns:
         Values by name, coverage among them, and what they say of a collapse.
     """
-    ranking = rank_histories(scorer, histories, targets, config, popularity, SHOWN)
-    variety = measure_variety(ranking.top_ids, targets, scorer.vocab_size - FIRST_ITEM_ID)
-    return compute_metrics(ranking.ranks, config.ks) | variety.to_metrics(), variety
+    share = rank_share(scorer, histories, targets, config, popularity, (SHOWN,))
+    metrics = metrics_of_counts(add_up(count_ranks(share.ranks, config.ks)), config.ks)
+    variety = tell_variety(share, scorer)
+    return metrics | variety.to_metrics(), variety
+
+
+def tell_variety(share: Share, scorer: Scorer) -> Variety:
+    """Say how many different items were recommended by a scorer, SHOWN places looked at."""
+    num_items = scorer.vocab_size - FIRST_ITEM_ID
+    return Variety(share.distinct[SHOWN], share.distinct["targets"], num_items)
 
 
 def evaluate_in_detail(
@@ -204,26 +217,27 @@ def evaluate_in_detail(
 
     Takes the arguments of rank_histories.
     """
-    num_top, num_items = max(*config.ks, SHOWN), scorer.vocab_size - FIRST_ITEM_ID
-    ranking = rank_histories(scorer, histories, targets, config, popularity, num_top)
-    ranks = ranking.ranks
-    shown = {f"coverage@{k}": coverage(ranking.top_ids, k, num_items) for k in config.ks}
-    lengths = count_items(histories)
-    missed = miss_repeats(ranking.ranked, ranking.repeats, num_items, config.ks)
+    ks, num_items = config.ks, scorer.vocab_size - FIRST_ITEM_ID
+    depths = tuple(dict.fromkeys((*ks, SHOWN)))
+    share = rank_share(scorer, histories, targets, config, popularity, depths)
+    counts = add_up(count_ranks(share.ranks, ks))
+    shown = {f"coverage@{k}": share.distinct[k] / num_items for k in ks}
+    frequencies, lengths = popularity[targets[share.rows]], count_items(histories, share.rows)
+    missed = miss_repeats(share.ranked, share.repeats, num_items, ks)
     return Evaluation(
-        metrics=compute_metrics(ranks, config.ks) | shown,
-        intervals=bootstrap_intervals(
-            ranks, config.ks, num_samples=config.num_bootstrap_samples, seed=config.seed
+        metrics=metrics_of_counts(counts, ks) | shown,
+        intervals=intervals_of_counts(
+            counts, ks, num_samples=config.num_bootstrap_samples, seed=config.seed
         ),
-        by_popularity=_break_down(ranks, popularity[targets], POPULARITY_GROUPS, config.ks),
-        by_length=_break_down(ranks, lengths, LENGTH_GROUPS, config.ks),
+        by_popularity=_break_down(share.ranks, frequencies, POPULARITY_GROUPS, ks),
+        by_length=_break_down(share.ranks, lengths, LENGTH_GROUPS, ks),
         seen_targets=describe_repeats(
-            ranking.ranked, missed if config.exclude_seen else None, ranking.repeats, config.ks
+            share.ranked, missed if config.exclude_seen else None, share.repeats, ks
         ),
-        variety=measure_variety(ranking.top_ids, targets, num_items),
-        protocol=describe_protocol(config, num_items, len(ranks)),
+        variety=tell_variety(share, scorer),
+        protocol=describe_protocol(config, num_items, len(histories)),
         target_sets=_measure_sets(scorer, histories, config),
-        ranks=ranks,
+        share=share,
     )
 
 
@@ -234,8 +248,9 @@ def _measure_sets(
     sets = getattr(histories, "target_sets", None)
     if sets is None or config.candidates == "sampled":
         return {}
-    batches = list(_split_work(count_items(histories), config.batch_size))
-    return measure_target_sets(scorer, histories, sets, config, batches)
+    batches = _split_work(histories, config.batch_size)
+    own = (rows[:num_own] for rows, num_own in batches if num_own > 0)
+    return measure_target_sets(scorer, histories, sets, config, own)
 
 
 def describe_protocol(
@@ -258,7 +273,6 @@ def describe_protocol(
     }
 
 
-@torch.no_grad()
 def rank_histories(
     scorer: Scorer,
     histories: Sequence[np.ndarray],
@@ -284,50 +298,114 @@ def rank_histories(
     Raises:
         ValueError: There are no histories, or sampled candidates cannot be drawn.
     """
+    parts = list(_rank_runs(scorer, histories, targets, config, popularity, num_top))
+    rows, ranked, repeats, top_ids = (
+        np.concatenate(column) for column in zip(*gather_object(parts), strict=True)
+    )
+    order = rows.argsort()
+    ranked, repeats = torch.from_numpy(ranked[order]), repeats[order]
+    ranks = _apply_protocol(ranked, repeats, scorer, config)
+    return Ranking(ranks, torch.from_numpy(top_ids[order]), ranked, repeats)
+
+
+def rank_share(
+    scorer: Scorer,
+    histories: Sequence[np.ndarray],
+    targets: np.ndarray,
+    config: EvaluationConfig,
+    popularity: np.ndarray | None = None,
+    depths: Sequence[int] = (),
+) -> Share:
+    """Rank the histories of this process alone; all processes must come here together.
+
+    Takes the arguments of rank_histories, and
+
+        depths: In how many first places different items are counted.
+    """
+    distinct = DistinctItems([*depths, "targets"] if depths else [], scorer.vocab_size)
+    parts = []
+    num_top = max(depths, default=0)
+    for *ranked, top_ids in _rank_runs(scorer, histories, targets, config, popularity, num_top):
+        parts.append(ranked)
+        for k in depths:
+            distinct.add(k, torch.from_numpy(top_ids[:, :k]))
+        if depths:
+            distinct.add("targets", torch.as_tensor(targets[ranked[0]]).long())
+    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
+    rows, ranked, repeats = (np.concatenate(c) for c in zip(*(parts or [empty]), strict=True))
+    ranked = torch.from_numpy(ranked)
+    ranks = _apply_protocol(ranked, repeats, scorer, config)
+    return Share(rows, ranks, ranked, repeats, distinct.count() if depths else {})
+
+
+def _apply_protocol(
+    ranked: Tensor, repeats: np.ndarray, scorer: Scorer, config: EvaluationConfig
+) -> Tensor:
+    """Ranks of targets, those that repeat being missed where the protocol says so."""
+    if not config.misses_repeats:
+        return ranked
+    return miss_repeats(ranked, repeats, scorer.vocab_size - FIRST_ITEM_ID, config.ks)
+
+
+@torch.no_grad()
+def _rank_runs(
+    scorer: Scorer,
+    histories: Sequence[np.ndarray],
+    targets: np.ndarray,
+    config: EvaluationConfig,
+    popularity: np.ndarray | None,
+    num_top: int,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Rank the histories of this process, run by run; takes the arguments of rank_histories.
+
+    Yields:
+        (run,) rows, (run,) ranks, those that repeat never missed, (run,) which targets repeat, and
+        (run, num_top) best items.
+    """
     if len(histories) == 0:
         raise ValueError("there are no histories to evaluate; is this split empty?")
     if config.candidates == "sampled" and popularity is None:
         raise ValueError("candidates: sampled draws by popularity, but no popularity was given")
     ranker = _Ranker(scorer, config, popularity, num_top)
-    targets = np.asarray(targets, dtype=np.int64)
-    parts = []
-    for rows in _split_work(count_items(histories), config.batch_size):
-        batch = [histories[row] for row in rows]
+    for rows, num_own in _split_work(histories, config.batch_size):
+        batch, goals = [histories[row] for row in rows], np.asarray(targets[rows], dtype=np.int64)
         encoded = scorer.encode(batch)
         for start in range(0, len(rows), HISTORIES_AT_ONCE):
             run = slice(start, start + HISTORIES_AT_ONCE)
-            ranked = ranker.rank(encoded[run], batch[run], targets[rows[run]], rows[run])
-            parts.append((torch.as_tensor(rows[run]), *ranked))
-    rows, *results = (torch.cat(column) for column in zip(*gather_object(parts), strict=True))
-    first = torch.from_numpy(np.unique(rows.numpy(), return_index=True)[1])  # some are there twice
-    ranked, top_ids = (result[first] for result in results)
-    repeats = find_repeats(histories, targets)
-    ranks = ranked
-    if config.misses_repeats:
-        num_items = scorer.vocab_size - FIRST_ITEM_ID
-        ranks = miss_repeats(ranked, repeats, num_items, config.ks)
-    return Ranking(ranks, top_ids, ranked, repeats)
+            ranks, top_ids = ranker.rank(encoded[run], batch[run], goals[run], rows[run])
+            repeats = find_repeats(batch[run], goals[run])
+            own = slice(max(num_own - start, 0))
+            yield rows[run][own], ranks.numpy()[own], repeats[own], top_ids.numpy()[own]
 
 
-def count_items(histories: Sequence[np.ndarray]) -> np.ndarray:
-    """(histories,) items per history; histories that lie end to end know it and are asked."""
+def count_items(histories: Sequence[np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+    """(histories,) items per history, or (rows,) of some; histories that lie end to end know it."""
+    if hasattr(histories, "offsets") and rows is not None:
+        return histories.offsets[rows + 1] - histories.offsets[rows]
     if hasattr(histories, "lengths"):
         return histories.lengths
-    return np.fromiter(map(len, histories), dtype=np.int64)
+    chosen = histories if rows is None else (histories[row] for row in rows)
+    return np.fromiter(map(len, chosen), dtype=np.int64)
 
 
-def _split_work(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def _split_work(
+    histories: Sequence[np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the rows of this process, in batches of like length, the longest first.
 
-    All processes have as many, some of the longest twice, as a model that is spread over them can
-    only be asked by all together.
+    All processes have as many, as a model that is spread over them can only be asked by all
+    together; where one has less of its own, the first history fills up.
+
+    Yields:
+        (batch,) rows, and how many of them are its own, which come first.
     """
-    longest_first = np.argsort(-lengths, kind="stable")
     state = PartialState()
-    num_even = -(-len(lengths) // state.num_processes) * state.num_processes
-    mine = np.resize(longest_first, num_even)[state.process_index :: state.num_processes]
-    for start in range(0, len(mine), batch_size):
-        yield mine[start : start + batch_size]
+    own = np.arange(state.process_index, len(histories), state.num_processes)
+    own = own[np.argsort(-count_items(histories, own), kind="stable")]
+    num_even = -(-len(histories) // state.num_processes)
+    rows = np.append(own, np.zeros(num_even - len(own), dtype=np.int64))
+    for start in range(0, num_even, batch_size):
+        yield rows[start : start + batch_size], len(own) - start
 
 
 class _Ranker:
@@ -381,11 +459,14 @@ class _Ranker:
 def _break_down(
     ranks: Tensor, values: np.ndarray, lower_ends: Sequence[int], ks: Sequence[int]
 ) -> dict[str, dict[str, float]]:
-    """Compute the metrics of each group of histories."""
+    """Compute the metrics of each group of histories that any process has."""
+    groups = dict(_name_groups(values, lower_ends))
+    members = (ranks[torch.as_tensor(chosen)] for chosen in groups.values())
+    counts = add_up(torch.stack([count_ranks(each, ks) for each in members]))
     return {
-        name: {"num_histories": int(chosen.sum())}
-        | compute_metrics(ranks[torch.as_tensor(chosen)], ks)
-        for name, chosen in split_groups(values, lower_ends)
+        name: {"num_histories": each.sum().item()} | metrics_of_counts(each, ks)
+        for name, each in zip(groups, counts, strict=True)
+        if each.any()
     }
 
 
@@ -395,8 +476,10 @@ def split_groups(values: np.ndarray, lower_ends: Sequence[int]) -> Iterator[tupl
     Returns:
         Name and (histories,) members of each group that has any.
     """
+    return ((name, chosen) for name, chosen in _name_groups(values, lower_ends) if chosen.any())
+
+
+def _name_groups(values: np.ndarray, lower_ends: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
     for lower, upper in pairwise([*lower_ends, np.inf]):
-        chosen = (values >= lower) & (values < upper)
-        if chosen.any():
-            span = f"{lower}+" if upper == np.inf else f"{lower}-{upper - 1}"
-            yield "0" if upper == 1 else span, chosen
+        span = f"{lower}+" if upper == np.inf else f"{lower}-{upper - 1}"
+        yield "0" if upper == 1 else span, (values >= lower) & (values < upper)

@@ -47,7 +47,33 @@ def compute_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     Returns:
         Values by name, as in `{"ndcg@10": 0.1234}`.
     """
-    return {f"{name}@{k}": metric(ranks, k).item() for name, metric in METRICS.items() for k in ks}
+    return metrics_of_counts(count_ranks(ranks, ks), ks)
+
+
+def count_ranks(ranks: Tensor, ks: Sequence[int]) -> Tensor:
+    """Count how many targets have each rank up to the largest k, and a later one: all that matters.
+
+    >>> count_ranks(torch.tensor([1, 3, 1, 9]), ks=[2, 3]).tolist()
+    [2, 0, 1, 1]
+
+    Args:
+        ranks: (histories,) from 1.
+        ks: How many of the first places count.
+
+    Returns:
+        (max(ks) + 1,)
+    """
+    last = max(ks) + 1
+    return torch.bincount(ranks.clamp(max=last) - 1, minlength=last)
+
+
+def metrics_of_counts(counts: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    """Every metric at every k, as compute_metrics gives them, from what count_ranks has counted."""
+    shares = counts.numpy() / counts.sum().item()
+    ranks = torch.arange(1, len(counts) + 1)
+    return {
+        f"{name}@{k}": (user_gains(ranks, name, k) @ shares).item() for name in METRICS for k in ks
+    }
 
 
 def user_gains(ranks: Tensor, name: str, k: int) -> np.ndarray:
@@ -96,14 +122,20 @@ def bootstrap_intervals(
     Returns:
         Lower and upper end by name, as in `{"ndcg@10": [0.1201, 0.1267]}`.
     """
-    last = max(ks) + 1
-    counts = np.bincount(ranks.clamp(max=last).numpy(), minlength=last + 1)[1:]
+    return intervals_of_counts(count_ranks(ranks, ks), ks, num_samples=num_samples, seed=seed)
+
+
+def intervals_of_counts(
+    counts: Tensor, ks: Sequence[int], *, num_samples: int, seed: int
+) -> dict[str, list[float]]:
+    """Likewise, from what count_ranks has counted."""
+    number, ranks = counts.sum().item(), torch.arange(1, len(counts) + 1)
     generator = np.random.default_rng(seed)
-    samples = generator.multinomial(len(ranks), counts / len(ranks), size=num_samples)
+    samples = generator.multinomial(number, counts.numpy() / number, size=num_samples)
     intervals = {}
     for name in METRICS:
         for k in ks:
-            values = samples @ user_gains(torch.arange(1, last + 1), name, k) / len(ranks)
+            values = samples @ user_gains(ranks, name, k) / number
             intervals[f"{name}@{k}"] = np.quantile(values, [0.025, 0.975]).tolist()
     return intervals
 

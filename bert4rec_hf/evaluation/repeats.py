@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metrics import compute_metrics
-
-HISTORIES_AT_ONCE = 2**16
-"""Histories that are searched at once."""
+from .metrics import count_ranks, metrics_of_counts
+from .share import add_up
 
 SEEN_TARGETS = ("missed", "ranked")
 """What a protocol can say of them."""
@@ -27,21 +25,10 @@ def find_repeats(histories: Sequence[np.ndarray], targets: np.ndarray) -> np.nda
     >>> find_repeats([np.array([5, 3]), np.array([4])], np.array([3, 3])).tolist()
     [True, False]
     """
-    runs = range(0, len(targets), HISTORIES_AT_ONCE)
-    parts = [_find_in_run(histories, targets, slice(run, run + HISTORIES_AT_ONCE)) for run in runs]
-    return np.concatenate(parts)
-
-
-def _find_in_run(histories: Sequence[np.ndarray], targets: np.ndarray, run: slice) -> np.ndarray:
-    targets = targets[run]
-    if hasattr(histories, "offsets"):  # those of a prepared dataset lie end to end already
-        ends = histories.offsets[run.start : run.start + len(targets) + 1]
-        lengths, items = np.diff(ends), histories.values[ends[0] : ends[-1]]
-    else:
-        lengths = np.fromiter(map(len, histories[run]), dtype=np.int64)
-        items = np.concatenate(histories[run])
+    lengths = np.fromiter(map(len, histories), dtype=np.int64)
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    return np.bincount(rows[items == targets[rows]], minlength=len(lengths)) > 0
+    is_target = np.concatenate(histories) == targets[rows]
+    return np.bincount(rows[is_target], minlength=len(lengths)) > 0
 
 
 def miss_repeats(ranks: Tensor, repeats: np.ndarray, num_items: int, ks: Sequence[int]) -> Tensor:
@@ -62,20 +49,22 @@ def describe_repeats(
     """Say how many targets repeat, and what the metrics are by either convention and without them.
 
     Args:
-        ranked: (histories,) ranks where targets that repeat are ranked like others.
-        missed: (histories,) ranks where they are missed; None where seen items are candidates.
-        repeats: (histories,) which targets repeat.
+        ranked: (share,) ranks where targets that repeat are ranked like others, see Share.
+        missed: (share,) ranks where they are missed; None where seen items are candidates.
+        repeats: (share,) which targets repeat.
         ks: How many of the first places count.
 
     Returns:
         `num_histories` and `share`; where there are any, the metrics `ranked`, `missed` and
         `first_time`, those of the targets that do not repeat.
     """
-    found: dict[str, Any] = {"num_histories": int(repeats.sum()), "share": float(repeats.mean())}
-    if repeats.any():
-        found["ranked"] = compute_metrics(ranked, ks)
-        if missed is not None:
-            found["missed"] = compute_metrics(missed, ks)
-        if not repeats.all():
-            found["first_time"] = compute_metrics(ranked[torch.as_tensor(~repeats)], ks)
+    parts = {"ranked": ranked, "missed": missed, "first_time": ranked[torch.as_tensor(~repeats)]}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    counts = add_up(torch.stack([count_ranks(part, ks) for part in parts.values()]))
+    counted = dict(zip(parts, counts, strict=True))
+    number = counted["ranked"].sum().item()
+    num_repeats = number - counted["first_time"].sum().item()
+    found: dict[str, Any] = {"num_histories": num_repeats, "share": num_repeats / number}
+    if num_repeats:
+        found |= {name: metrics_of_counts(each, ks) for name, each in counted.items() if each.any()}
     return found

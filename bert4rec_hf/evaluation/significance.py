@@ -7,6 +7,7 @@ import torch
 
 from .evaluator import EvaluationConfig
 from .metrics import METRICS, user_gains
+from .share import Share, add_up
 
 COUNTS_AT_ONCE = 2**25
 """Numbers drawn and held at once: samples times users."""
@@ -24,7 +25,12 @@ class PairedDifference(NamedTuple):
 
 
 def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, num_samples: int = 10_000, seed: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    counts: np.ndarray | None = None,
+    num_samples: int = 10_000,
+    seed: int = 0,
 ) -> list[PairedDifference]:
     """Compare two models on the same users, by drawing users and seeds anew.
 
@@ -37,6 +43,7 @@ def paired_bootstrap(
     Args:
         first: (metrics, seeds, histories) what each history adds to a metric, see `user_gains`.
         second: (metrics, seeds, histories) of the other; the number of seeds may differ.
+        counts: (histories,) how many users each of these histories stands for; one when None.
         num_samples: Times everything is drawn anew.
         seed: Of the drawing.
 
@@ -52,9 +59,10 @@ def paired_bootstrap(
             f"{first.shape[2]} and {second.shape[2]}"
         )
     generator = np.random.default_rng(seed)
-    num_users = first.shape[2]
-    shares = np.full(num_users, 1 / num_users)
-    at_once = max(1, COUNTS_AT_ONCE // num_users)
+    counts = np.ones(first.shape[2], dtype=np.int64) if counts is None else counts
+    num_users = counts.sum()
+    shares = counts / num_users
+    at_once = max(1, COUNTS_AT_ONCE // len(counts))
     parts = []
     for start in range(0, num_samples, at_once):
         size = min(at_once, num_samples - start)
@@ -68,7 +76,7 @@ def paired_bootstrap(
             means.append((by_seed * seeds.T).sum(axis=1))
         parts.append(means[0] - means[1])
     samples = np.concatenate(parts, axis=1)
-    differences = first.mean(axis=(1, 2)) - second.mean(axis=(1, 2))
+    differences = ((first.mean(axis=1) - second.mean(axis=1)) * shares).sum(axis=1)
     return [_judge(*pair) for pair in zip(differences, samples, strict=True)]
 
 
@@ -92,13 +100,34 @@ def find_differences(
     Returns:
         By `name@k`, the fields of PairedDifference.
     """
+    return _find(ranks, others, None, config)
+
+
+def find_differences_of_shares(
+    share: Share, other: Share, config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
+    """Test likewise what processes have ranked in shares, which must be of the same histories.
+
+    Drawing users is drawing how many of them have each pair of ranks, so that these are counted.
+    """
+    last = max(config.ks) + 1
+    ranks, others = (each.ranks.clamp(max=last) - 1 for each in (share, other))
+    counts = add_up(torch.bincount(last * ranks + others, minlength=last**2))
+    pairs = counts.nonzero().squeeze(1)
+    ranks, others = (each[None].numpy() + 1 for each in (pairs // last, pairs % last))
+    return _find(ranks, others, counts[pairs].numpy(), config)
+
+
+def _find(
+    ranks: np.ndarray, others: np.ndarray, counts: np.ndarray | None, config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
     metrics = [(name, k) for name in METRICS for k in config.ks]
     gains = (
         np.stack([user_gains(torch.as_tensor(each), name, k) for name, k in metrics])
         for each in (ranks, others)
     )
     num_samples = 10 * config.num_bootstrap_samples
-    found = paired_bootstrap(*gains, num_samples=num_samples, seed=config.seed)
+    found = paired_bootstrap(*gains, counts=counts, num_samples=num_samples, seed=config.seed)
     return {
         f"{name}@{k}": difference._asdict()
         for (name, k), difference in zip(metrics, found, strict=True)

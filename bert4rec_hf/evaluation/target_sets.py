@@ -4,12 +4,11 @@ As in benchmarks that test all a user does in a span of time, such as Yambda (ar
 With one target recall is the hit rate, and NDCG that of `metrics`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from .ranking import (
@@ -21,6 +20,7 @@ from .ranking import (
     item_sets,
     top_items,
 )
+from .share import add_up
 
 if TYPE_CHECKING:
     from .evaluator import EvaluationConfig
@@ -62,7 +62,7 @@ def measure_target_sets(
     histories: Sequence[np.ndarray],
     target_sets: Sequence[np.ndarray],
     config: "EvaluationConfig",
-    batches: Sequence[np.ndarray],
+    batches: Iterable[np.ndarray],
 ) -> dict[str, float]:
     """Measure recall and NDCG of sets of targets under full ranking.
 
@@ -77,7 +77,9 @@ def measure_target_sets(
         Values by `recall@k` and `ndcg@k`, and the mean number of targets as `num_targets`; the same
         on every process.
     """
-    num_top, parts = max(config.ks), []
+    num_top, ks = max(config.ks), config.ks
+    names = ["num_targets", *(f"recall@{k}" for k in ks), *(f"ndcg@{k}" for k in ks)]
+    sums = torch.zeros(1 + len(names), dtype=torch.float64)  # of histories, and of these
     kept = {} if scorer.vocab_size <= config.chunk_size else None
     for rows in batches:
         encoded = scorer.encode([histories[row] for row in rows])
@@ -88,14 +90,12 @@ def measure_target_sets(
             targets = [target_sets[row] for row in run]
             seen = exclude_seen([histories[row] for row in run], targets, config)
             ranks = rank_sets(chunks, targets, seen, num_top)
-            parts.append((torch.as_tensor(run), ranks, torch.as_tensor([*map(len, targets)])))
-    rows, ranks, sizes = (torch.cat(each) for each in zip(*gather_object(parts), strict=True))
-    order = rows.argsort()  # sums do not depend on the number of processes
-    ranks, sizes = ranks[order], sizes[order]
-    measured = {"num_targets": sizes.double().mean()}
-    measured |= {f"recall@{k}": recall(ranks, sizes, k) for k in config.ks}
-    measured |= {f"ndcg@{k}": set_ndcg(ranks, sizes, k) for k in config.ks}
-    return {name: value.item() for name, value in measured.items()}
+            sizes = torch.as_tensor([*map(len, targets)])
+            means = [sizes.double().mean(), *(recall(ranks, sizes, k) for k in ks)]
+            means += [set_ndcg(ranks, sizes, k) for k in ks]
+            sums += len(run) * torch.stack([torch.ones_like(means[0]), *means])
+    number, *totals = add_up(sums).tolist()
+    return {name: total / number for name, total in zip(names, totals, strict=True)}
 
 
 def exclude_seen(

@@ -28,7 +28,7 @@ from bert4rec_hf.evaluation.experts import describe_experts
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
-from bert4rec_hf.evaluation.significance import find_differences
+from bert4rec_hf.evaluation.significance import find_differences_of_shares
 from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
@@ -77,7 +77,7 @@ def measure(
         name: on("test", baseline(dataset.train, dataset.vocab_size))
         for name, baseline in BASELINES.items()
     }
-    ranks = (each.ranks.numpy()[None] for each in (test, baselines["item_knn"]))
+    shares = (test.share, baselines["item_knn"].share)
     if base := base or find_base(folder):
         baselines = {"base_model": on("test", ModelScorer(load(base)))} | baselines
     results = {
@@ -85,7 +85,7 @@ def measure(
         "test": test.to_dict(),
         "validation": on("validation", scorer).to_dict(),
         "baselines": {name: each.to_dict() for name, each in baselines.items()},
-        "beyond_item_knn": find_differences(*ranks, config),
+        "beyond_item_knn": find_differences_of_shares(*shares, config),
     }
     if isinstance(getattr(model, "base_model", None), ILoraModel):
         results["experts"] = describe_experts(read_gates(model, dataset.test), dataset.test.lengths)

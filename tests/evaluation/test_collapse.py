@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from bert4rec_hf.evaluation.collapse import Variety, measure_variety
+from bert4rec_hf.evaluation.collapse import Variety
 from bert4rec_hf.evaluation.evaluator import (
     EvaluationConfig,
     evaluate,
     evaluate_in_detail,
     evaluate_with_variety,
 )
+from bert4rec_hf.evaluation.share import DistinctItems
 
 VOCAB_SIZE = 403
 
@@ -23,9 +24,11 @@ def split():
 
 def test_different_items_are_counted_in_the_first_ten_places():
     top_ids = torch.tensor([[*range(5, 15), 99], [5, 7, *[0] * 9]])
-    variety = measure_variety(top_ids, np.array([4, 4]), num_items=40)
-    assert variety == (10, 1, 40)
-    assert variety.to_metrics() == {
+    distinct = DistinctItems([10, "targets"], vocab_size=100)
+    distinct.add(10, top_ids[:, :10])
+    distinct.add("targets", torch.tensor([4, 4]))
+    assert distinct.count() == {10: 10, "targets": 1}
+    assert Variety(10, 1, 40).to_metrics() == {
         "coverage@10": 0.25,
         "recommended_items@10": 10,
         "is_collapsed": 0,

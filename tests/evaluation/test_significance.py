@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from bert4rec_hf.evaluation.significance import paired_bootstrap
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig
+from bert4rec_hf.evaluation.share import Share
+from bert4rec_hf.evaluation.significance import (
+    find_differences,
+    find_differences_of_shares,
+    paired_bootstrap,
+)
 
 
 def compare(first, second):
@@ -57,3 +64,18 @@ def test_each_metric_is_compared_as_if_alone():
     first, second = draw((3, 2, 97), 0.1, 6), draw((3, 4, 97), 0, 7)
     together = paired_bootstrap(first, second)
     assert together == [compare(*pair) for pair in zip(first, second, strict=True)]
+
+
+def test_counted_pairs_of_ranks_are_compared_as_the_users_that_have_them():
+    generator = np.random.default_rng(9)
+    ranks = generator.geometric(0.08, size=(2, 701))
+    ranks[1, ::3] = ranks[0, ::3]  # users for whom there is no difference
+    config = EvaluationConfig(ks=[3, 10], num_bootstrap_samples=800)
+    shares = [Share(np.arange(701), torch.from_numpy(each), None, None, {}) for each in ranks]
+    counted = find_differences_of_shares(*shares, config)
+    single = find_differences(ranks[:1], ranks[1:], config)
+    assert counted.keys() == single.keys()
+    for name, ours in counted.items():
+        assert ours["difference"] == pytest.approx(single[name]["difference"], abs=1e-12)
+        assert ours["interval"] == pytest.approx(single[name]["interval"], abs=2e-3)
+        assert ours["p_value"] == pytest.approx(single[name]["p_value"], abs=0.03)

@@ -151,23 +151,24 @@ def test_a_study_of_scale_is_drawn(path):
 def test_every_kind_of_results_is_known():
     folders = {path.name for path in (ROOT / "model_cards" / "results").iterdir() if path.is_dir()}
     assert "scaling" in folders
-    # What preparing and serving cost, and what trials came to, stands in no report.
-    assert folders <= {*KINDS, "preparation", "reliability", "serving"}
+    # What preparing and serving cost, plans and trials stand in no report.
+    assert folders <= {*KINDS, "planning", "preparation", "reliability", "serving"}
 
 
 def test_every_committed_card_has_its_results():
     cards = {path.stem for path in (ROOT / "model_cards").glob("*.md")}
     files = [*RESULTS, *COMPARISONS, *STUDIES, *SCALINGS, *ABLATIONS]
-    assert cards - {"README", "benchmarks", "reliability", "report"} == {
+    assert cards - {"README", "benchmarks", "planning", "reliability", "report"} == {
         path.stem for path in files
     }
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "reliability", "report"])
+@pytest.mark.parametrize("name", ["benchmarks", "planning", "reliability", "report"])
 def test_the_committed_benchmarks_and_the_report_say_what_was_measured(name):
     results = render.read_all()
     expected = {
         "benchmarks": lambda: render.render_benchmarks(results["benchmarks"]),
+        "planning": lambda: render.render_planning(read_results(render.PLANNING)),
         "reliability": lambda: render.render_reliability(render.read_folder(render.TRIALS)),
         "report": lambda: render.render_report(results),
     }[name]()

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bert4rec_hf.config import read_yaml
 from bert4rec_hf.experiment.load import load_experiment
+from bert4rec_hf.lab.planning.devices import Rates, peak_rates, read_measured
+from bert4rec_hf.lab.planning.plan import Size, make_plan
 from bert4rec_hf.recipe import choose_settings
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +96,49 @@ def test_at_every_size_epochs_steps_and_batches_stay_within_bounds():
         assert row["items a step"] <= 600_000
         assert row["rate"] <= 0.004
     assert len(rows) == 12 * 8
+
+
+PLANNED = [(n, length) for n in (671, 50_000, 10**6, 10**8) for length in (7, 160)]
+"""Priced on two threads of the measured CPUs, and on an A100 at an assumed 30 % of its peaks."""
+
+
+def plan_hours(histories, length, tmp_path):
+    """Hours of all steps and memory, as `bert4rec plan` has them for 20,000 items."""
+    card = {"dataset_name": "any", "dataset_license": "none"}
+    sections = {**TABLE[histories, length], "evaluation": {"ks": [10]}, "card": card}
+    sections["data"] = sections["data"] | {"dataset": "any"}
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump(sections))
+    experiment = load_experiment(config, ["--training.trackers=[]"])
+    size = Size(num_items=20_000, num_users=histories, num_interactions=histories * length)
+    plan = make_plan(experiment, size, "cpu2")
+    known = read_measured()["rates"]["cpu2"]["no"]
+    names = ("seconds_per_operation", "seconds_per_byte")
+    rates = Rates(**{name: known[name] for name in names})
+    steps = plan.step.times(plan.max_steps)
+    return {
+        "histories": histories,
+        "mean length": length,
+        "hours cpu2": round(rates.seconds(steps) / 3_600, 2),
+        "hours a100": round(peak_rates("a100", "bf16", 0.3).bound(steps) / 3_600, 3),
+        "GB a step": round(plan.memory.total / 1e9, 2),
+        "GB to start": round(plan.start_bytes / 1e9, 2),
+    }
+
+
+@pytest.mark.slow
+def test_hours_and_memory_stay_within_bounds(tmp_path):
+    """By the rates of measured and of unmeasured devices; `pytest -s` prints the table."""
+    rows = [plan_hours(*size, tmp_path) for size in PLANNED]
+    lines = [rows[0], *(row.values() for row in rows)]
+    print("", *(" ".join(f"{cell:>12}" for cell in line) for line in lines), sep="\n")  # noqa: T201
+    for row in rows:
+        assert row["GB to start"] < 3
+        assert row["GB a step"] < 24
+        assert row["hours a100"] < 6
+        if row["histories"] <= 50_000:
+            assert row["hours cpu2"] < 6
+    assert len(rows) == 8
 
 
 def test_large_datasets_are_read_in_large_batches():

@@ -9,6 +9,7 @@ from importlib.metadata import version
 COMMANDS = {
     "prepare": "turn raw interactions into a prepared dataset",
     "recipe": "choose the settings for a prepared dataset",
+    "plan": "say what training would take in memory and time",
     "train": "train or fine-tune one experiment, and measure it",
     "neighbors": "mix item neighbors into a trained model if they help",
     "evaluate": "measure a folder and the baselines, or compare several folders",

@@ -79,6 +79,7 @@ def estimate_memory(
     max_scores: int,
     *,
     shards_items: bool = False,
+    heap_bytes: int | None = None,
 ) -> MemoryEstimate:
     """Work out what `TrainingRun` will need, in less than a second and next to no memory.
 
@@ -88,7 +89,10 @@ def estimate_memory(
         accelerator: Tells device, precision, processes and accumulation.
         max_scores: Scores that the full softmax holds at once, at most.
         shards_items: Whether the item table is dealt out to the processes, see ItemShards.
+        heap_bytes: In place of HEAP_BYTES on a CPU and 0 elsewhere; for a device that is not here.
     """
+    if heap_bytes is None:
+        heap_bytes = HEAP_BYTES if accelerator.device.type == "cpu" else 0
     shards = accelerator.num_processes if is_sharded(accelerator) else 1
     trainable = _num_bytes(_trainable(model.parameters()))
     elsewhere, fetched = 0, 0
@@ -104,7 +108,7 @@ def estimate_memory(
         + fetched,
         gradients=_gradient_bytes(model, batch, accelerator) + fetched,
         optimizer_state=2 * (trainable // shards - elsewhere),
-        activations=_activation_bytes(model, batch, accelerator),
+        activations=_activation_bytes(model, batch, accelerator, heap_bytes),
         scores=_score_bytes(model, batch, accelerator, max_scores),
     )
 
@@ -171,7 +175,9 @@ def peak_memory(device: torch.device) -> int:
     return peak_resident_bytes()
 
 
-def _activation_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
+def _activation_bytes(
+    model: nn.Module, batch: Batch, accelerator: Accelerator, heap_bytes: int
+) -> int:
     """What the forward pass keeps; layers that run again keep their input, and one all it makes."""
     checkpointed = [
         layer
@@ -179,17 +185,17 @@ def _activation_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) 
         if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
     ]
     if not checkpointed:
-        return _saved_bytes(model, batch, accelerator)
+        return _saved_bytes(model, batch, accelerator, heap_bytes)
     for layer in checkpointed:
         layer.gradient_checkpointing = False
-    saved = _saved_bytes(model, batch, accelerator)
+    saved = _saved_bytes(model, batch, accelerator, heap_bytes)
     for layer in checkpointed:
         layer.gradient_checkpointing = True
     inputs = 4 * batch["input_ids"].numel() * model.get_input_embeddings().weight.shape[1]
     return len(checkpointed) * inputs + saved // len(checkpointed)
 
 
-def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> int:
+def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator, heap_bytes: int) -> int:
     """What the forward pass saves, weights and scores left out.
 
     It is gone through with tensors that have a shape and a device, but no numbers.
@@ -226,7 +232,7 @@ def _saved_bytes(model: nn.Module, batch: Batch, accelerator: Accelerator) -> in
         for key, tensor in saved.items()
         if key not in weights and tensor.shape != scores and tensor.shape[:1] != (num_rows,)
     ]
-    in_heap = [size for size in sizes if size <= HEAP_BYTES and accelerator.device.type == "cpu"]
+    in_heap = [size for size in sizes if size <= heap_bytes]
     return sum(sizes) + sum(in_heap)
 
 

@@ -28,6 +28,7 @@ from bert4rec_hf.lab.cards.reliability_card import render_reliability
 from bert4rec_hf.lab.cards.report import KINDS, is_drawn, render_report
 from bert4rec_hf.lab.cards.scaling_card import render_scaling_card
 from bert4rec_hf.lab.cards.study_card import render_study_card
+from bert4rec_hf.lab.planning.report import render_comparison as render_planning
 from bert4rec_hf.lab.studies.ablation import load_ablation
 from bert4rec_hf.lab.studies.scaling import load_scaling
 
@@ -39,6 +40,7 @@ ROOT = Path(__file__).parents[3]
 
 CARDS = ROOT / "model_cards"
 TRIALS = CARDS / "results" / "reliability"
+PLANNING = CARDS / "results" / "planning" / "predicted.json"
 
 BENCHMARKS_HEADING = """# Benchmarks
 
@@ -130,6 +132,7 @@ def render_all() -> Iterator[Path]:
         CARDS / "benchmarks.md": render_benchmarks(results["benchmarks"]),
         CARDS / "report.md": render_report(results),
         CARDS / "reliability.md": render_reliability(read_folder(TRIALS)),
+        CARDS / "planning.md": render_planning(read_results(PLANNING)),
     }
     for readme, marked in render_tables(results).items():
         text = readme.read_text(encoding="utf-8")

@@ -40,7 +40,9 @@ def measure(
             options.folders[0], options.dataset, options.lengths, settings, accelerator
         )
     if len(options.folders) == 1 and not options.against:
-        return evaluate_folder(options.folders[0], options.dataset, settings, accelerator)
+        output = options.output
+        progress = output and output.with_name(f".{output.name}-ranks")
+        return evaluate_folder(options.folders[0], options.dataset, settings, accelerator, progress)
     if not options.against:
         raise ValueError("several folders need --against, the reference experiment")
     return compare_folders(

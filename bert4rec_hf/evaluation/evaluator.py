@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .candidates import CandidateSampler
 from .collapse import SHOWN, Variety
+from .kept_ranks import HISTORIES_APART, KeptShare
 from .metrics import count_ranks, intervals_of_counts, metrics_of_counts
 from .ranking import (
     FIRST_ITEM_ID,
@@ -212,14 +213,17 @@ def evaluate_in_detail(
     targets: np.ndarray,
     config: EvaluationConfig,
     popularity: np.ndarray,
+    kept: KeptShare | None = None,
 ) -> Evaluation:
     """Measure all there is to report: metrics, their intervals, coverage and breakdowns.
 
-    Takes the arguments of rank_histories.
+    Takes the arguments of rank_histories, and
+
+        kept: Where ranks are kept, to go on after a kill.
     """
     ks, num_items = config.ks, scorer.vocab_size - FIRST_ITEM_ID
     depths = tuple(dict.fromkeys((*ks, SHOWN)))
-    share = rank_share(scorer, histories, targets, config, popularity, depths)
+    share = rank_share(scorer, histories, targets, config, popularity, depths, kept)
     counts = add_up(count_ranks(share.ranks, ks))
     shown = {f"coverage@{k}": share.distinct[k] / num_items for k in ks}
     frequencies, lengths = popularity[targets[share.rows]], count_items(histories, share.rows)
@@ -298,7 +302,8 @@ def rank_histories(
     Raises:
         ValueError: There are no histories, or sampled candidates cannot be drawn.
     """
-    parts = list(_rank_runs(scorer, histories, targets, config, popularity, num_top))
+    ranker = _Ranker(scorer, config, popularity, num_top)
+    parts = list(_rank_runs(ranker, histories, targets))
     rows, ranked, repeats, top_ids = (
         np.concatenate(column) for column in zip(*gather_object(parts), strict=True)
     )
@@ -308,29 +313,37 @@ def rank_histories(
     return Ranking(ranks, torch.from_numpy(top_ids[order]), ranked, repeats)
 
 
-def rank_share(
+def rank_share(  # noqa: PLR0913 - what rank_histories takes, and where ranks are kept
     scorer: Scorer,
     histories: Sequence[np.ndarray],
     targets: np.ndarray,
     config: EvaluationConfig,
     popularity: np.ndarray | None = None,
     depths: Sequence[int] = (),
+    kept: KeptShare | None = None,
 ) -> Share:
     """Rank the histories of this process alone; all processes must come here together.
 
     Takes the arguments of rank_histories, and
 
         depths: In how many first places different items are counted.
+        kept: Where ranks are kept, to go on after a kill.
     """
     distinct = DistinctItems([*depths, "targets"] if depths else [], scorer.vocab_size)
-    parts = []
-    num_top = max(depths, default=0)
-    for *ranked, top_ids in _rank_runs(scorer, histories, targets, config, popularity, num_top):
-        parts.append(ranked)
+    parts = kept.load(distinct.is_met) if kept else []
+    num_kept, num_done = len(parts), sum(len(rows) for rows, *_ in parts)
+    num_new = 0  # histories since the last file
+    ranker = _Ranker(scorer, config, popularity, max(depths, default=0))
+    for *part, top_ids in _rank_runs(ranker, histories, targets, num_done):
+        parts.append(part)
         for k in depths:
             distinct.add(k, torch.from_numpy(top_ids[:, :k]))
         if depths:
-            distinct.add("targets", torch.as_tensor(targets[ranked[0]]).long())
+            distinct.add("targets", torch.as_tensor(targets[part[0]]).long())
+        num_new += len(part[0])
+        if kept and num_new >= HISTORIES_APART:
+            kept.save(parts[num_kept:], distinct.is_met)
+            num_kept, num_new = len(parts), 0
     empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
     rows, ranked, repeats = (np.concatenate(c) for c in zip(*(parts or [empty]), strict=True))
     ranked = torch.from_numpy(ranked)
@@ -349,25 +362,27 @@ def _apply_protocol(
 
 @torch.no_grad()
 def _rank_runs(
-    scorer: Scorer,
-    histories: Sequence[np.ndarray],
-    targets: np.ndarray,
-    config: EvaluationConfig,
-    popularity: np.ndarray | None,
-    num_top: int,
+    ranker: "_Ranker", histories: Sequence[np.ndarray], targets: np.ndarray, num_done: int = 0
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Rank the histories of this process, run by run; takes the arguments of rank_histories.
+    """Rank the histories of this process, run by run.
+
+    Args:
+        ranker: Ranks a run.
+        histories: Of all processes.
+        targets: (histories,) ids of the held-out items.
+        num_done: Histories of this process that are left out, as they were ranked before.
 
     Yields:
         (run,) rows, (run,) ranks, those that repeat never missed, (run,) which targets repeat, and
         (run, num_top) best items.
+
+    Raises:
+        ValueError: There are no histories.
     """
     if len(histories) == 0:
         raise ValueError("there are no histories to evaluate; is this split empty?")
-    if config.candidates == "sampled" and popularity is None:
-        raise ValueError("candidates: sampled draws by popularity, but no popularity was given")
-    ranker = _Ranker(scorer, config, popularity, num_top)
-    for rows, num_own in _split_work(histories, config.batch_size):
+    scorer, batch_size = ranker.scorer, ranker.config.batch_size
+    for rows, num_own in _split_work(histories, batch_size, num_done):
         batch, goals = [histories[row] for row in rows], np.asarray(targets[rows], dtype=np.int64)
         encoded = scorer.encode(batch)
         for start in range(0, len(rows), HISTORIES_AT_ONCE):
@@ -389,7 +404,7 @@ def count_items(histories: Sequence[np.ndarray], rows: np.ndarray | None = None)
 
 
 def _split_work(
-    histories: Sequence[np.ndarray], batch_size: int
+    histories: Sequence[np.ndarray], batch_size: int, num_done: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the rows of this process, in batches of like length, the longest first.
 
@@ -404,7 +419,7 @@ def _split_work(
     own = own[np.argsort(-count_items(histories, own), kind="stable")]
     num_even = -(-len(histories) // state.num_processes)
     rows = np.append(own, np.zeros(num_even - len(own), dtype=np.int64))
-    for start in range(0, num_even, batch_size):
+    for start in range(num_done, num_even, batch_size):
         yield rows[start : start + batch_size], len(own) - start
 
 
@@ -423,6 +438,10 @@ class _Ranker:
         self.kept: dict[int, Tensor] | None = {} if holds_catalog else None
         self.sampler: CandidateSampler | None = None
         if config.candidates == "sampled":
+            if popularity is None:
+                raise ValueError(
+                    "candidates: sampled draws by popularity, but no popularity was given"
+                )
             self.sampler = CandidateSampler(popularity, config.num_negatives, config.seed)
 
     def rank(

@@ -1,5 +1,6 @@
 """A trained folder and the baselines measured on a prepared dataset, under one protocol."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +26,12 @@ from bert4rec_hf.evaluation.evaluator import (
     evaluate_with_variety,
 )
 from bert4rec_hf.evaluation.experts import describe_experts
+from bert4rec_hf.evaluation.kept_ranks import KeptRanks
 from bert4rec_hf.evaluation.model_scorer import ModelScorer, append_masks
 from bert4rec_hf.evaluation.provenance import provenance
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE
 from bert4rec_hf.evaluation.significance import find_differences_of_shares
+from bert4rec_hf.hub.adapter_base import fingerprint_weights
 from bert4rec_hf.hub.dataset_repository import open_dataset
 from bert4rec_hf.hub.model_folder import check_model_folder, find_base, load_model, read_vocabulary
 from bert4rec_hf.hub.pull import fetch_folder
@@ -43,6 +46,7 @@ def measure(
     config: EvaluationConfig,
     accelerator: Accelerator,
     base: str | Path | None = None,
+    kept: KeptRanks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a folder and the baselines on the held-out splits, under one protocol.
 
@@ -52,6 +56,7 @@ def measure(
         config: The protocol.
         accelerator: Tells device and processes.
         base: Model that training began with, measured beside the baselines; an adapter knows its.
+        kept: Where ranks are kept, to go on after a kill.
 
     Returns:
         `test` and `validation` of the model, `baselines` on test, what the model has
@@ -65,21 +70,21 @@ def measure(
             load_model(fetch_folder(name)), device_placement=True, evaluation_mode=True
         ).eval()
 
-    def on(split: str, contestant: Scorer) -> Evaluation:
-        rows = getattr(dataset, split)
-        return evaluate_in_detail(contestant, rows, rows.targets, config, popularity)
+    def on(split: str, contestant: Scorer, name: str = "model") -> Evaluation:
+        rows, own = getattr(dataset, split), kept.of(f"{name}-{split}") if kept else None
+        return evaluate_in_detail(contestant, rows, rows.targets, config, popularity, own)
 
     model = load(folder)
     scorer = ModelScorer(model)
     test = on("test", scorer)
     warn_of_collapse(test.variety, "test")
     baselines = {
-        name: on("test", baseline(dataset.train, dataset.vocab_size))
+        name: on("test", baseline(dataset.train, dataset.vocab_size), name)
         for name, baseline in BASELINES.items()
     }
     shares = (test.share, baselines["item_knn"].share)
     if base := base or find_base(folder):
-        baselines = {"base_model": on("test", ModelScorer(load(base)))} | baselines
+        baselines = {"base_model": on("test", ModelScorer(load(base)), "base_model")} | baselines
     results = {
         "dataset": dataset.statistics,
         "test": test.to_dict(),
@@ -127,7 +132,11 @@ def warn_of_collapse(variety: Variety, split: str) -> None:
 
 
 def evaluate_folder(
-    folder: Path, dataset_folder: Path, arguments: Sequence[str], accelerator: Accelerator
+    folder: Path,
+    dataset_folder: Path,
+    arguments: Sequence[str],
+    accelerator: Accelerator,
+    progress: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model folder as a run does at its end.
 
@@ -136,20 +145,29 @@ def evaluate_folder(
         dataset_folder: The prepared dataset, made with the same vocabulary.
         arguments: `--evaluation.setting value` pairs.
         accelerator: Tells device and processes.
+        progress: Folder where ranks are kept until all are there, to go on after a kill.
 
     Raises:
-        ValueError: The vocabularies differ, or a setting is wrong.
+        ValueError: The vocabularies differ, a setting is wrong, or the folder holds the ranks of
+            another evaluation.
     """
     config = read_protocol(arguments)
     dataset = open_dataset(dataset_folder)
     name, folder = folder.name, fetch_folder(folder)
     check_vocabulary(folder, dataset)
-    return {
+    kept = None
+    if progress is not None:
+        identity = {"dataset": dataset.fingerprint, "weights": fingerprint_weights(folder)}
+        kept = KeptRanks(progress, identity | dataclasses.asdict(config))
+    results = {
         "run": name,
         "parameters": count_parameters(load_model(folder)),
         **provenance(accelerator),
-        **measure(folder, dataset, config, accelerator),
+        **measure(folder, dataset, config, accelerator, kept=kept),
     }
+    if kept is not None:
+        kept.remove()
+    return results
 
 
 def read_protocol(arguments: Sequence[str]) -> EvaluationConfig:

@@ -7,6 +7,12 @@ rounds, and the ratio to each base within the same round. A contestant may have 
 full_softmax:precision=bf16,compile=inductor, or full_softmax:adapter=ilora,r=16, which trains an
 adapter on the frozen model. With --mode evaluate, the last item of each history is ranked among the
 catalog; with --mode collate, batches are made but not trained on.
+
+bert4rec benchmark --sweep measured --seconds 600
+
+measures all tables of the report on the device at hand: sizes 85M, 130M and 430M, precision,
+compilation, LoRA and iLoRA, larger batches, evaluation and batch scoring. What does not fit into
+the time is left out and named.
 """
 
 import argparse
@@ -71,6 +77,8 @@ def parse_options(
         help="write tables and traces of the training steps to this folder",
     )
     add("--output", type=Path, help="write all measurements to a new JSON file")
+    add("--sweep", type=Path, metavar="FOLDER", help="measure all tables into this new folder")
+    add("--seconds", type=float, default=600, help="for a sweep (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -78,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, report."""
     parser = command_parser(__spec__.name, __doc__)
     options = parse_options(parser, arguments)
+    if options.sweep:
+        sweep(parser, options)
+        return
 
     import torch
     from accelerate import Accelerator
@@ -114,6 +125,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(render_table(results["summary"]))
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def sweep(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Measure all tables, print each, and name what was left out."""
+    import torch
+
+    from bert4rec_hf.lab.benchmark.report import render_table
+    from bert4rec_hf.lab.benchmark.sweep import Sweep, run_sweep
+
+    try:
+        sweep = Sweep(
+            workload=WORKLOADS[options.workload],
+            seconds=options.seconds,
+            batch_size=options.batch_size,
+            rounds=options.rounds,
+            threads=options.threads or torch.get_num_threads(),
+        )
+        options.sweep.mkdir(parents=True)
+    except FileExistsError:
+        parser.exit(2, f"error: {options.sweep} exists; choose another --sweep or remove it\n")
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    for table, results in run_sweep(sweep, options.sweep):
+        print(f"\n{table.name}")
+        if results and "summary" in results:
+            print(render_table(results["summary"]))
+        elif results:
+            print(json.dumps(results["batch"], indent=2))
+    left_out = json.loads((options.sweep / "sweep.json").read_text(encoding="utf-8"))["left_out"]
+    print(*(f"left out: {name}: {reason}" for name, reason in left_out.items()), sep="\n")
 
 
 if __name__ == "__main__":

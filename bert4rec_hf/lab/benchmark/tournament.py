@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,11 @@ ROOT = Path(__file__).parents[3]
 """Where the package is found; the interpreter of a peer need not have it installed."""
 
 PROFILED_STEPS = 3
+
+STARTING_SHARE = 0.7
+"""Of the time of a tournament; none is started later, so that those who were have their turns."""
+
+TIME_IS_UP = "left out, as the time was up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,9 @@ class Plan:
 
     max_memory_gb: float | None = None
     """What one process may allocate on the CPU."""
+
+    seconds: float | None = None
+    """After which nothing more is begun, and what goes on is stopped; None takes all the time."""
 
     profile_folder: str | None = None
     """Where to write profiles of training steps, after the last turn; not of peers."""
@@ -106,8 +116,8 @@ class ContestantStoppedError(Exception):
 class ContestantProcess:
     """One contestant, waiting for its turn."""
 
-    def __init__(self, task: Task, plan: Plan):
-        self.mode = plan.mode
+    def __init__(self, task: Task, plan: Plan, deadline: float | None = None):
+        self.mode, self.deadline = plan.mode, deadline
         order = {
             "task": task.to_dict(),
             "mode": plan.mode,
@@ -158,13 +168,28 @@ class ContestantProcess:
         Raises:
             ContestantStoppedError: There will be none.
         """
-        line = self.process.stdout.readline()
+        with self._stopping_at_deadline():
+            line = self.process.stdout.readline()
         if not line:
             raise ContestantStoppedError(self._last_words())
         return json.loads(line)
 
+    @contextmanager
+    def _stopping_at_deadline(self) -> Iterator[None]:
+        if self.deadline is None:
+            yield
+            return
+        timer = threading.Timer(max(0, self.deadline - time.monotonic()), self.process.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _last_words(self) -> str:
         code = self.process.wait()
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return TIME_IS_UP
         if code < 0:
             return f"ended by signal {-code}" + (": out of memory" if code == -9 else "")
         self.errors.seek(0)
@@ -194,10 +219,15 @@ def run_tournament(tasks: dict[str, Task], plan: Plan) -> list[Record]:
         What each did, those that failed included.
     """
     records = [Record(label=label, task=task) for label, task in tasks.items()]
+    start = time.monotonic()
+    deadline = None if plan.seconds is None else start + plan.seconds
     with ExitStack() as stack:
         processes = {}
         for record in records:  # one after the other, so that no warm-up disturbs another
-            process = stack.enter_context(ContestantProcess(record.task, plan))
+            if deadline is not None and time.monotonic() > start + STARTING_SHARE * plan.seconds:
+                record.failure = TIME_IS_UP
+                continue
+            process = stack.enter_context(ContestantProcess(record.task, plan, deadline))
             processes[record.label] = process
             with noting_failure(record):
                 built = process.answer()

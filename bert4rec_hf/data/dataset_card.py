@@ -47,6 +47,7 @@ def render_card(statistics: dict[str, Any], repository: str = "") -> str:
         parts=_table(["", *columns], [[key, *map(parts[key].get, columns)] for key in parts]),
         use=(USE_OF_REPOSITORY if repository else USE).format(repository=repository),
         origin=origin,
+        sets=SETS if "targets in sets" in columns else "",
         settings=fence(json.dumps(statistics["settings"], indent=2)),
         **{key: statistics[key] for key in ("source", "fingerprint", "vocabulary_fingerprint")},
     )
@@ -76,7 +77,7 @@ Histories of items, oldest first, read from the source `{source}`{origin}. Ids a
 
 ## Split
 
-Validation and test rank the held-out `target`, which follows the history `items`.
+Validation and test rank the held-out `target`, which follows the history `items`.{sets}
 
 {parts}
 
@@ -99,6 +100,8 @@ Fingerprint `{fingerprint}`, of the vocabulary alone `{vocabulary_fingerprint}`.
 ```python
 {use}```
 """
+
+SETS = " Their `targets` are all\nitems of the user in that part, each once."
 
 USE = """from datasets import load_from_disk
 from transformers import AutoTokenizer

@@ -41,13 +41,15 @@ def view_batch(batch: pa.RecordBatch) -> Histories:
 
 
 def register_shards(folder: Path, fingerprint: str) -> None:
-    """Name the files of each split where `datasets` looks for them.
+    """Name the files of each split where `datasets` looks for them, and remove unfinished ones.
 
     Args:
         folder: As `DatasetDict.save_to_disk` wrote it without a history.
         fingerprint: What `datasets` tells its caches apart by.
     """
     for split in SPLIT_NAMES:
+        for unfinished in (folder / split).glob(".data-*"):
+            unfinished.unlink()
         path = folder / split / "state.json"
         state = json.loads(path.read_text(encoding="utf-8"))
         state["_data_files"] = [{"filename": each.name} for each in list_shards(folder, split)]

@@ -1,5 +1,6 @@
 """Which preparations Spark takes over, checked before it is started."""
 
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,7 +99,7 @@ def locate(path: Path | str | Files) -> Located:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         path = Files(path.name, [path])
-    # Spark would tell the rows of a link by the file that it leads to.
+    # Spark names the file that a link leads to as that of its rows.
     paths = [str(each.resolve()) for each in path.paths]
     return Located(path.name, paths, [each.name for each in path.paths])
 
@@ -111,7 +112,7 @@ def require_spark() -> None:
     """
     if find_spec("pyspark") is None:
         raise ValueError("the engine spark needs pyspark; pip install 'bert4rec_hf[spark]'")
-    if shutil.which("java") is None:
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         raise ValueError(
             "the engine spark needs Java 17 or later, and there is no command java; install it, "
             "such as by apt-get install default-jre-headless"

@@ -44,7 +44,8 @@ YAMBDA_LISTENS = {"rating_column": "played_ratio_pct", "min_rating": 50}
 YAMBDA_NOTE = (
     "the benchmark of Yambda ranks items of the history too, and counts all items of the test day "
     "as targets: evaluate with --evaluation.exclude_seen false, and compare recall and NDCG of all "
-    "targets; hit rate and the other NDCG are those of each user's first one"
+    "targets; hit rate and the other NDCG are those of each user's first one. "
+    "Histories here hold the half hour before the test, which the benchmark leaves out"
 )
 
 

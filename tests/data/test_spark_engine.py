@@ -14,6 +14,7 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.prepared import load_prepared
 from bert4rec_hf.data.rows import parse_conditions
+from bert4rec_hf.data.several import Files
 from bert4rec_hf.data.shards import open_shards, register_shards
 from bert4rec_hf.data.spark_engine import check_spark, locate, prepare_on_spark
 from bert4rec_hf.data.spark_histories import ShardWriter, whole_users, write_empty
@@ -45,6 +46,16 @@ def test_other_sources_are_refused(tmp_path):
         locate(tmp_path / "nothing.parquet")
 
 
+def test_files_are_found_by_what_their_links_lead_to(tmp_path):
+    """As in the cache of a hub, where files lie by their hash."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "f00d").touch()
+    (tmp_path / "week.parquet").symlink_to(tmp_path / "blobs" / "f00d")
+    files = locate(Files("ann/shop weeks", [tmp_path / "week.parquet"]))
+    assert files == ("ann/shop weeks", [str(tmp_path / "blobs" / "f00d")], ["week.parquet"])
+    assert locate(tmp_path / "week.parquet")[1:] == files[1:]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -62,6 +73,7 @@ def test_the_command_says_what_goes_with_spark(tmp_path, arguments, message):
 @pytest.mark.parametrize(("module", "way"), [("pyspark", "pip install"), ("java", "apt-get")])
 def test_what_is_missing_is_named(tmp_path, monkeypatch, module, way):
     found = {"pyspark": object(), "java": "/usr/bin/java"} | {module: None}
+    monkeypatch.delenv("JAVA_HOME", raising=False)
     engine = "bert4rec_hf.data.spark_engine"
     monkeypatch.setattr(f"{engine}.find_spec", found.get)
     monkeypatch.setattr(f"{engine}.shutil.which", found.get)
@@ -163,6 +175,13 @@ def test_shards_hold_what_one_machine_writes(tmp_path, settings, num_shards):
     dataset = load_prepared(folder, verify=True)
     assert dataset.fingerprint == fingerprint
     assert len(list(folder.glob("train/*.arrow"))) == num_shards
+
+
+def test_files_of_killed_workers_are_removed(tmp_path):
+    write_empty(tmp_path / "made")
+    (tmp_path / "made" / "test" / ".data-00000-of-00001.arrow-7").touch()
+    register_shards(tmp_path / "made", "feed")
+    assert not list(tmp_path.rglob(".data-*"))
 
 
 def test_a_shard_that_fails_leaves_no_file(tmp_path):

@@ -100,7 +100,9 @@ def test_yambda_is_prepared_by_its_name(hub, prepare):
     assert recorded["files"] == ["flat/50m/listens.parquet"]
     assert f"read from yandex/yambda at {commit}, 1 files" in told
     assert "--evaluation.exclude_seen false" in told
-    assert f"`{commit}`" in (prepare.output / "README.md").read_text()
+    card = (prepare.output / "README.md").read_text()
+    assert f"`{commit}`" in card
+    assert "Their `targets` are all\nitems of the user in that part" in card
     fetched = [request for request in hub.requests if "/resolve/" in request]
     assert {request.rpartition("/")[2] for request in fetched} == {"listens.parquet"}
 

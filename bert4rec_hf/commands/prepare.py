@@ -185,7 +185,7 @@ def check_here(path: Path | Files | str | None, engine: dict[str, Any]) -> None:
     if isinstance(path, str):
         raise ValueError(f"{path} is read by --engine spark; name a file or folder of this machine")
     if "shards" in engine:
-        raise ValueError(f"shards={engine['shards']} acts with --engine spark only")
+        raise ValueError(f"shards={engine['shards']} applies to --engine spark only")
 
 
 def report(statistics: dict[str, Any], output: Path, seconds: float) -> None:
@@ -249,7 +249,7 @@ def prepare(
         source, path, origin = dataset.source, dataset.path, dataset.origin
     for name in HUB_OPTIONS:
         if name in options:
-            raise ValueError(f"the source {source} does not use {name}; it acts with {HUB}")
+            raise ValueError(f"the source {source} does not use {name}; it applies to {HUB}")
     if "separator" in options:
         options["separator"] = options["separator"].replace("\\t", "\t")
     seed = options.get("seed", 0)

@@ -61,7 +61,7 @@ def test_files_are_found_by_what_their_links_lead_to(tmp_path):
     [
         (["csv", "a.csv", "--engine", "spark"], "reads the source parquet, got csv"),
         (["parquet", "s3a://shop/orders"], "s3a://shop/orders is read by --engine spark"),
-        (["parquet", "a.parquet", "--shards", "3"], "shards=3 acts with --engine spark only"),
+        (["parquet", "a.parquet", "--shards", "3"], "shards=3 applies to --engine spark only"),
         (["parquet", "a.parquet", "--engine", "spark", "--shards", "-1"], "0 or more, got -1"),
     ],
 )

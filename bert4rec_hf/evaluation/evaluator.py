@@ -252,7 +252,7 @@ def _measure_sets(
     sets = getattr(histories, "target_sets", None)
     if sets is None or config.candidates == "sampled":
         return {}
-    batches = _split_work(histories, config.batch_size)
+    batches = split_rows(share_rows(histories), len(histories), config.batch_size)
     own = (rows[:num_own] for rows, num_own in batches if num_own > 0)
     return measure_target_sets(scorer, histories, sets, config, own)
 
@@ -303,7 +303,7 @@ def rank_histories(
         ValueError: There are no histories, or sampled candidates cannot be drawn.
     """
     ranker = _Ranker(scorer, config, popularity, num_top)
-    parts = list(_rank_runs(ranker, histories, targets))
+    parts = list(_rank_runs(ranker, histories, targets, share_rows(histories)))
     rows, ranked, repeats, top_ids = (
         np.concatenate(column) for column in zip(*gather_object(parts), strict=True)
     )
@@ -330,22 +330,22 @@ def rank_share(  # noqa: PLR0913 - what rank_histories takes, and where ranks ar
         kept: Where ranks are kept, to go on after a kill.
     """
     distinct = DistinctItems([*depths, "targets"] if depths else [], scorer.vocab_size)
-    parts = kept.load(distinct.is_met) if kept else []
-    num_kept, num_done = len(parts), sum(len(rows) for rows, *_ in parts)
-    num_new = 0  # histories since the last file
+    rows = share_rows(histories)
+    # As long as they will be: many small arrays in their place would keep a heap from shrinking.
+    ranked, repeats = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=bool)
+    done = kept.load(ranked, repeats, distinct.is_met) if kept else 0
+    written = done
     ranker = _Ranker(scorer, config, popularity, max(depths, default=0))
-    for *part, top_ids in _rank_runs(ranker, histories, targets, num_done):
-        parts.append(part)
+    for run, ranks, are_repeats, top_ids in _rank_runs(ranker, histories, targets, rows, done):
+        part = slice(done, done + len(run))
+        ranked[part], repeats[part], done = ranks, are_repeats, part.stop
         for k in depths:
             distinct.add(k, torch.from_numpy(top_ids[:, :k]))
         if depths:
-            distinct.add("targets", torch.as_tensor(targets[part[0]]).long())
-        num_new += len(part[0])
-        if kept and num_new >= HISTORIES_APART:
-            kept.save(parts[num_kept:], distinct.is_met)
-            num_kept, num_new = len(parts), 0
-    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
-    rows, ranked, repeats = (np.concatenate(c) for c in zip(*(parts or [empty]), strict=True))
+            distinct.add("targets", torch.as_tensor(targets[run]).long())
+        if kept and done - written >= HISTORIES_APART:
+            kept.save(ranked[written:done], repeats[written:done], distinct.is_met)
+            written = done
     ranked = torch.from_numpy(ranked)
     ranks = _apply_protocol(ranked, repeats, scorer, config)
     return Share(rows, ranks, ranked, repeats, distinct.count() if depths else {})
@@ -362,7 +362,11 @@ def _apply_protocol(
 
 @torch.no_grad()
 def _rank_runs(
-    ranker: "_Ranker", histories: Sequence[np.ndarray], targets: np.ndarray, num_done: int = 0
+    ranker: "_Ranker",
+    histories: Sequence[np.ndarray],
+    targets: np.ndarray,
+    own: np.ndarray,
+    num_done: int = 0,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Rank the histories of this process, run by run.
 
@@ -370,7 +374,8 @@ def _rank_runs(
         ranker: Ranks a run.
         histories: Of all processes.
         targets: (histories,) ids of the held-out items.
-        num_done: Histories of this process that are left out, as they were ranked before.
+        own: Rows of this process, see share_rows.
+        num_done: How many of them are left out, as they were ranked before.
 
     Yields:
         (run,) rows, (run,) ranks, those that repeat never missed, (run,) which targets repeat, and
@@ -382,15 +387,15 @@ def _rank_runs(
     if len(histories) == 0:
         raise ValueError("there are no histories to evaluate; is this split empty?")
     scorer, batch_size = ranker.scorer, ranker.config.batch_size
-    for rows, num_own in _split_work(histories, batch_size, num_done):
+    for rows, num_own in split_rows(own, len(histories), batch_size, num_done):
         batch, goals = [histories[row] for row in rows], np.asarray(targets[rows], dtype=np.int64)
         encoded = scorer.encode(batch)
         for start in range(0, len(rows), HISTORIES_AT_ONCE):
             run = slice(start, start + HISTORIES_AT_ONCE)
             ranks, top_ids = ranker.rank(encoded[run], batch[run], goals[run], rows[run])
             repeats = find_repeats(batch[run], goals[run])
-            own = slice(max(num_own - start, 0))
-            yield rows[run][own], ranks.numpy()[own], repeats[own], top_ids.numpy()[own]
+            kept = slice(max(num_own - start, 0))
+            yield rows[run][kept], ranks.numpy()[kept], repeats[kept], top_ids.numpy()[kept]
 
 
 def count_items(histories: Sequence[np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
@@ -403,24 +408,34 @@ def count_items(histories: Sequence[np.ndarray], rows: np.ndarray | None = None)
     return np.fromiter(map(len, chosen), dtype=np.int64)
 
 
-def _split_work(
-    histories: Sequence[np.ndarray], batch_size: int, num_done: int = 0
+def share_rows(histories: Sequence[np.ndarray]) -> np.ndarray:
+    """(share,) rows of the histories that this process ranks, the longest first."""
+    state = PartialState()
+    own = np.arange(state.process_index, len(histories), state.num_processes)
+    return own[np.argsort(-count_items(histories, own), kind="stable")]
+
+
+def split_rows(
+    rows: np.ndarray, num_histories: int, batch_size: int, num_done: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the rows of this process, in batches of like length, the longest first.
+    """Yield the rows of this process in batches of like length.
 
     All processes have as many, as a model that is spread over them can only be asked by all
     together; where one has less of its own, the first history fills up.
 
+    Args:
+        rows: Those of share_rows.
+        num_histories: Of all processes.
+        batch_size: Rows of a batch.
+        num_done: Rows that are left out, the first ones.
+
     Yields:
         (batch,) rows, and how many of them are its own, which come first.
     """
-    state = PartialState()
-    own = np.arange(state.process_index, len(histories), state.num_processes)
-    own = own[np.argsort(-count_items(histories, own), kind="stable")]
-    num_even = -(-len(histories) // state.num_processes)
-    rows = np.append(own, np.zeros(num_even - len(own), dtype=np.int64))
+    num_even = -(-num_histories // PartialState().num_processes)
+    padded = np.append(rows, np.zeros(num_even - len(rows), dtype=np.int64))
     for start in range(num_done, num_even, batch_size):
-        yield rows[start : start + batch_size], len(own) - start
+        yield padded[start : start + batch_size], len(rows) - start
 
 
 class _Ranker:

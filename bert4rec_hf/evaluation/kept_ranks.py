@@ -69,33 +69,38 @@ class KeptShare:
 
     def __init__(self, kept: KeptRanks, name: str):
         self.kept, self.name = kept, name
-        self.files: list[Path] = []
+        self.num_files = 0
 
-    def load(self, is_met: Tensor) -> list[tuple[np.ndarray, ...]]:
-        """Read what was ranked: rows, ranks and repeats of one file after the other.
+    def load(self, ranked: np.ndarray, repeats: np.ndarray, is_met: Tensor) -> int:
+        """Read what was ranked.
 
         Args:
+            ranked: (share,) whose first ranks are filled in.
+            repeats: (share,) likewise.
             is_met: (kinds, vocab) of DistinctItems, which gets what was met.
+
+        Returns:
+            How many histories these are.
         """
-        parts = []
-        while (path := self._path(len(self.files))).is_file():
+        done = 0
+        while (path := self._path(self.num_files)).is_file():
             tensors = load_file(path)
-            parts.append(tuple(tensors[name] for name in ("rows", "ranked", "repeats")))
+            part = slice(done, done + len(tensors["ranked"]))
+            ranked[part], repeats[part], done = tensors["ranked"], tensors["repeats"], part.stop
             met = np.unpackbits(tensors["met"], count=is_met.numel()).astype(bool)
             is_met |= torch.from_numpy(met).view_as(is_met)
-            self.files.append(path)
-        return parts
+            self.num_files += 1
+        return done
 
-    def save(self, parts: list[tuple[np.ndarray, ...]], is_met: Tensor) -> None:
+    def save(self, ranked: np.ndarray, repeats: np.ndarray, is_met: Tensor) -> None:
         """Write what was ranked since the last file, and all that was met."""
         self.kept.prepare()
-        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-        tensors = dict(zip(("rows", "ranked", "repeats"), columns, strict=True))
-        path = self._path(len(self.files))
+        path = self._path(self.num_files)
         unfinished = path.with_suffix(".unfinished")
-        save_file(tensors | {"met": np.packbits(is_met.numpy())}, unfinished)
+        met = np.packbits(is_met.numpy())
+        save_file({"ranked": ranked, "repeats": repeats, "met": met}, unfinished)
         unfinished.replace(path)
-        self.files.append(path)
+        self.num_files += 1
 
     def _path(self, number: int) -> Path:
         return self.kept.folder / f"{self.name}-{number:06d}.safetensors"

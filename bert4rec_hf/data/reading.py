@@ -5,7 +5,7 @@ by the first line that cannot be used. What is kept in memory is numbers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ OTHER_FAULTS = (
     "has the timestamp 0",
 )
 
+NO_TIMES = "times: none; the order of the file is taken as the order of time"
 NAMED = ("user", "item")
 
 FILE_SHIFT = 40
@@ -116,12 +117,13 @@ def collect_interactions(
     for block in raw.read():
         blocks.append(reader.read(block))
         check_memory(blocks, name, memory_room)
-    if not sum(block.height for block in blocks):
-        raise ValueError(f"{name} has no interactions{_tell_dropped(raw.dropped)}")
+    check_any(sum(block.height for block in blocks), name, raw.dropped)
     frame = pl.concat(blocks)
     check_order(frame, raw, config, name)
     names = {c: read_names(frame[c], c, config.missing) for c in ("user", "item")}
     frame, dropped = check_rows(frame, names, raw, config, reader.times.kind)
+    dropped = {**raw.dropped, **dropped}
+    check_any(frame.height, name, dropped)
     if raw.has_line_per_user:
         check_lines_of_users(frame, raw)
     notes = raw.notes + names["user"].notes + names["item"].notes
@@ -130,9 +132,8 @@ def collect_interactions(
         notes.append(note)
         frame = frame.drop("line").sort("timestamp", maintain_order=True)
     else:
-        notes.append("times: none; the order of the file is taken as the order of time")
+        notes.append(NO_TIMES)
     frame = frame.with_columns(rename(frame[c], names[c]) for c in ("user", "item"))
-    dropped = {**raw.dropped, **dropped}
     return Collected(
         frame.drop("line", strict=False), dropped, notes, reader.collect_titles(names["item"])
     )
@@ -458,6 +459,15 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _tell_dropped(dropped: Counter) -> str:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items() if count)
-    return f" left; rows dropped: {reasons}" if reasons else ""
+def check_any(num_rows: int, name: str, dropped: Mapping[str, int]) -> None:
+    """Refuse a source of which no row is left.
+
+    Args:
+        num_rows: That are left.
+        name: What messages call the source.
+        dropped: Reason → rows.
+    """
+    if not num_rows:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items() if count)
+        told = f" left; rows dropped: {reasons}" if reasons else ""
+        raise ValueError(f"{name} has no interactions{told}")

@@ -28,8 +28,10 @@ from .reading import (
     FILE_SHIFT,
     INCOMPLETE,
     NAMED,
+    NO_TIMES,
     OTHER_FAULTS,
     BlockReader,
+    check_any,
     describe_fault,
     describe_other_unit,
     name_line,
@@ -54,7 +56,7 @@ from .spark_tables import (
     sort_by_user,
     start_spark,
 )
-from .splits import SPLITS, describe_users, find_borders
+from .splits import SPLITS, EmptyPartError, describe_users, find_borders
 from .times import UNITS, choose_unit, note_times
 from .verification import shards_fingerprint
 from .vocabulary import FIRST_ITEM_ID, vocabulary_fingerprint
@@ -134,7 +136,7 @@ def write_shards(
     """Let the workers split all histories, and write them.
 
     Raises:
-        ValueError: A part of the split is left without a history.
+        EmptyPartError: A part of the split is left without a history.
     """
     config, time_range = fix_borders(frame, config)
     num_shards = num_shards or math.ceil(frame.count() / ROWS_PER_SHARD)
@@ -145,10 +147,8 @@ def write_shards(
     for name, shards in open_shards(folder).items():
         if config.split != "none" and not shards:
             users = sum(facts.lengths.values()), max(facts.lengths)
-            raise ValueError(
-                f"the split {config.split} leaves no history for {name}: "
-                f"{describe_users(*users, time_range, facts.left_out)}"
-            )
+            found = describe_users(*users, time_range, facts.left_out)
+            raise EmptyPartError(config.split, name, found)
     return facts
 
 
@@ -197,10 +197,10 @@ def collect_interactions(table: ParquetTable, config: PreparationConfig) -> Coll
     if conditions and not reasons:
         wanted = " and ".join(map(str, conditions))
         raise ValueError(f"no row of {table.path.name} has {wanted}")
-    if not reasons:
-        raise ValueError(f"{table.path.name} has no interactions")
+    check_any(len(reasons), table.path.name, {})
     dropped = {"where": num_unwanted} if conditions else {}
     dropped |= drop_incomplete(table, columns, config, reasons, reader.time_kind)
+    check_any(len(reasons), table.path.name, dropped)
     good, notes = rows.where(F.col("reason") == ""), []
     used = {name: F.col(name) for name in ("line", "rating") if name == "line" or name in columns}
     for column in NAMED:
@@ -210,7 +210,7 @@ def collect_interactions(table: ParquetTable, config: PreparationConfig) -> Coll
         used["timestamp"], note = scale_times(good, config, bool(formats), table.files)
         notes.append(note)
     else:
-        notes.append("times: none, the order of the file is taken for theirs")
+        notes.append(NO_TIMES)
     frame = good.select(*(column.alias(name) for name, column in used.items()))
     return Collected(frame, dropped, notes)
 

@@ -16,6 +16,13 @@ from .interactions import Interactions, PreparationConfig
 from .times import read_duration, write_date
 
 
+class EmptyPartError(ValueError):
+    """A split leaves a part without a history."""
+
+    def __init__(self, split: str, part: str, found: str):
+        super().__init__(f"the split {split} leaves no history for {part}: {found}")
+
+
 class Prefixes(NamedTuple):
     """The beginnings of some users' histories."""
 
@@ -85,7 +92,7 @@ def split_interactions(
         Who is where, and the histories of train, validation and test.
 
     Raises:
-        ValueError: A part is left without a history.
+        EmptyPartError: A part is left without a history.
     """
     split = SPLITS[config.split](interactions, config)
     histories = {}
@@ -94,10 +101,8 @@ def split_interactions(
             times = interactions.timestamps
             time_range = None if times is None else (times.min(), times.max())
             lengths = interactions.lengths
-            raise ValueError(
-                f"the split {config.split} leaves no history for {name}: "
-                f"{describe_users(len(lengths), lengths.max(), time_range, split.left_out)}"
-            )
+            found = describe_users(len(lengths), lengths.max(), time_range, split.left_out)
+            raise EmptyPartError(config.split, name, found)
         part = prefixes.copy_from(interactions, has_targets=name != "train")
         if config.targets == "all" and name != "train":
             sets = prefixes.copy_sets(interactions, split.following[name])

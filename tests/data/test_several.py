@@ -62,6 +62,12 @@ def test_a_file_in_which_no_row_is_wanted_is_not_an_error(tmp_path, frame):
         prepare(tmp_path, "csv", folder, where=["event=sell"])
 
 
+def test_a_source_of_incomplete_rows_alone_says_so(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,timestamp\n,x,1\n,y,2\n")
+    with pytest.raises(ValueError, match="a.csv has no interactions left; .*: missing user 2"):
+        prepare(tmp_path, "csv", tmp_path / "a.csv", drop_incomplete=True)
+
+
 def test_a_row_that_cannot_be_used_is_named_with_its_file(tmp_path):
     folder = tmp_path / "orders"
     folder.mkdir()

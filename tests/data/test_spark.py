@@ -137,6 +137,7 @@ def part_of(folder, name):
         ({"drop_incomplete": True}, {"timestamp": -5}),
         ({"drop_incomplete": True}, {"item": "[PAD]"}),
         ({"drop_incomplete": True, "min_interactions": 500}, {}),
+        ({"drop_incomplete": True, "missing": ["nan", "-1", *(f"u{n}" for n in range(71))]}, {}),
         ({"drop_incomplete": True, "user_column": "customer"}, {}),
         ({"drop_incomplete": True, "where": ["kind=buy"]}, {}),
         (
@@ -155,7 +156,7 @@ def test_both_engines_refuse_alike(tmp_path, settings, change):
     frame.with_columns(**columns).write_parquet(tmp_path / "raw.parquet")
     said = []
     for prepare in (prepare_dataset, prepare_on_spark):
-        with pytest.raises(ValueError, match="raw.parquet|leaves") as error:
+        with pytest.raises(ValueError, match=r"raw.parquet|leaves") as error:
             prepare(
                 "parquet",
                 tmp_path / "raw.parquet",

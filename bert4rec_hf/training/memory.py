@@ -37,11 +37,13 @@ negatives, and what the gradient is computed from."""
 SMALLER_BATCHES = (
     "lower training.batch_size and raise training.gradient_accumulation_steps by the same factor"
 )
+SHARDED_TABLE = "train on several processes and set training.item_table to sharded"
 ADVICE = {
-    "parameters": "lower model.hidden_size or model.num_hidden_layers",
+    "parameters": f"lower model.hidden_size or model.num_hidden_layers, or {SHARDED_TABLE}",
     "gradients": "lower model.hidden_size, or set model.objective to sampled_softmax and "
     "training.row_sparse to true, so that few rows of the item table have one",
-    "optimizer_state": "lower model.hidden_size, or set model.tie_word_embeddings to true",
+    "optimizer_state": "lower model.hidden_size, or set model.tie_word_embeddings to true, or "
+    f"{SHARDED_TABLE}",
     "activations": f"{SMALLER_BATCHES}, or set training.gradient_checkpointing to true, or launch "
     "with --mixed_precision bf16",
     "scores": f"{SMALLER_BATCHES}, or lower data.num_negatives",

@@ -300,7 +300,8 @@ def test_too_much_is_refused_with_advice():
         "^a training step needs 6.75 GB \\(parameters 1.00, gradients 2.00, optimizer state 3.00, "
         "activations 0.50, scores 0.25\\) and 6.74 GB are available; the largest part is "
         "optimizer state: to shrink it, lower model.hidden_size, or set "
-        "model.tie_word_embeddings to true; if the estimate is wrong, train with "
+        "model.tie_word_embeddings to true, or train on several processes and set "
+        "training.item_table to sharded; if the estimate is wrong, train with "
         "--ignore-memory-estimate$"
     )
     with pytest.raises(ValueError, match=expected):

@@ -1,15 +1,7 @@
 """Scores to ranks, ranks to metrics, and the baselines to beat."""
 
 from .baselines import BASELINES, count_popularity
-from .evaluator import (
-    Evaluation,
-    EvaluationConfig,
-    Ranking,
-    describe_protocol,
-    evaluate,
-    evaluate_in_detail,
-    rank_histories,
-)
+from .evaluator import Evaluation, EvaluationConfig, describe_protocol, evaluate, evaluate_in_detail
 from .metrics import (
     METRICS,
     bootstrap_intervals,
@@ -20,6 +12,7 @@ from .metrics import (
     reciprocal_rank,
 )
 from .ranking import CatalogScores, ItemSets, Scorer, item_sets, rank_targets, top_items
+from .shared_ranking import Ranking, rank_histories
 
 __all__ = [
     "BASELINES",

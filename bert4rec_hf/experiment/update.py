@@ -22,9 +22,10 @@ from bert4rec_hf.data.recent import RecentInteractions, TargetCollator, TargetVi
 from bert4rec_hf.data.sampling import ViewBatchSampler
 from bert4rec_hf.data.vocabulary import ordered_items
 from bert4rec_hf.evaluation.baselines import count_popularity
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig
 from bert4rec_hf.evaluation.metrics import compute_metrics
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
+from bert4rec_hf.evaluation.shared_ranking import rank_histories
 from bert4rec_hf.hub.model_folder import find_base, load_weights, read_vocabulary
 from bert4rec_hf.modeling import NUM_SPECIAL_IDS, SAMPLED_OBJECTIVES
 from bert4rec_hf.training.loop import TrainingRun

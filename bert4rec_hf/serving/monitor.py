@@ -12,8 +12,9 @@ import polars as pl
 from bert4rec_hf.data.histories import Histories
 from bert4rec_hf.data.vocabulary import FIRST_ITEM_ID
 from bert4rec_hf.evaluation.baselines import BASELINES
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, Scorer, rank_histories
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig, Scorer
 from bert4rec_hf.evaluation.metrics import bootstrap_intervals, compute_metrics, coverage
+from bert4rec_hf.evaluation.shared_ranking import rank_histories
 from bert4rec_hf.serving.recommender import Recommender
 
 MIN_INTERACTIONS = 100

@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from bert4rec_hf.evaluation.baselines import similarity_by_co_occurrence
-from bert4rec_hf.evaluation.evaluator import count_items
+from bert4rec_hf.evaluation.shared_ranking import count_items
 
 MULTIPLICATIONS = 9
 OVERSAMPLING = 16

@@ -20,8 +20,8 @@ from bert4rec_hf.evaluation import (
     ndcg,
     rank_histories,
 )
-from bert4rec_hf.evaluation.evaluator import count_items
 from bert4rec_hf.evaluation.ranking import HISTORIES_AT_ONCE, ITEMS_AT_ONCE
+from bert4rec_hf.evaluation.shared_ranking import count_items
 
 VOCAB_SIZE = 211
 

@@ -27,7 +27,7 @@ class Counting:
 
 @pytest.fixture
 def split(monkeypatch):
-    monkeypatch.setattr("bert4rec_hf.evaluation.evaluator.HISTORIES_APART", 40)
+    monkeypatch.setattr("bert4rec_hf.evaluation.shared_ranking.HISTORIES_APART", 40)
     generator = np.random.default_rng(4)
     histories = [generator.integers(2, 97, size) for size in generator.integers(1, 9, 201)]
     return histories, generator.integers(2, 97, 201)

@@ -18,7 +18,8 @@ import psutil
 import torch
 
 from bert4rec_hf.data.vocabulary import build_vocabulary
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig
+from bert4rec_hf.evaluation.shared_ranking import rank_histories
 from bert4rec_hf.lab.benchmark.bert4rec import build_config
 from bert4rec_hf.lab.benchmark.report import quartiles
 from bert4rec_hf.lab.benchmark.task import Task, hold_out_last

@@ -26,10 +26,11 @@ from bert4rec_hf.data.interactions import PreparationConfig
 from bert4rec_hf.data.preparation import prepare_dataset
 from bert4rec_hf.data.recent import TargetViews, read_recent
 from bert4rec_hf.data.vocabulary import ordered_items
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig
 from bert4rec_hf.evaluation.metrics import compute_metrics
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.provenance import provenance
+from bert4rec_hf.evaluation.shared_ranking import rank_histories
 from bert4rec_hf.experiment.build import build_accelerator
 from bert4rec_hf.experiment.load import load_experiment
 from bert4rec_hf.experiment.run import train_experiment

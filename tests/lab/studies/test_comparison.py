@@ -8,9 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from bert4rec_hf.data.prepared import load_prepared
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation.evaluator import EvaluationConfig
 from bert4rec_hf.evaluation.metrics import compute_metrics
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
+from bert4rec_hf.evaluation.shared_ranking import rank_histories
 from bert4rec_hf.experiment.measurement import read_gates
 from bert4rec_hf.hub.model_folder import load_model
 from bert4rec_hf.lab.cards.comparison_card import render_comparison, render_comparison_card

@@ -16,7 +16,9 @@ the datasets it was measured on (configs/, model_cards/) and goes smoothly from 
   epochs was seen within the first 36.
 - Validation is looked at four times, more often where epochs are many, as small datasets are best
   early, and where steps are many, so that patience can end a training.
-- Catalogs of over 100,000 items are learned with drawn negatives.
+- Catalogs of over 100,000 items are learned with negatives, drawn by popularity: on a generated
+  shop with a thousand items for each negative (model_cards/generated_100k-ablation.md, one seed),
+  uniform ones came to 60 % of the best possible hit rate and grew worse, popular ones to 82 %.
 - The nearest 50 neighbors of each item are mixed into the trained model, with the weight that is
   best on validation, or none; on every dataset it was measured on they helped. Catalogs of over a
   million items go without, as counting would take tens of GB.
@@ -66,7 +68,8 @@ def choose_settings(num_histories: int, num_interactions: int, num_items: int) -
             "prefix_view_ratio": 0.9,
             "prefix_ratio": round(1.0 - 0.5 * length, 2),
             "random_window_ratio": round(0.5 * length, 2),
-        },
+        }
+        | ({} if num_items <= FULL_SOFTMAX_ITEMS else {"negative_distribution": "popularity"}),
         "model": {
             "hidden_size": hidden_size,
             "num_hidden_layers": 2,

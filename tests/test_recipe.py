@@ -176,7 +176,10 @@ def test_more_histories_are_not_read_in_fewer_steps():
 
 def test_a_large_catalog_is_learned_with_negatives():
     for num_items, objective in ((100_000, "full_softmax"), (100_001, "sampled_softmax")):
-        assert choose_settings(1_000, 9_000, num_items)["model"]["objective"] == objective
+        settings = choose_settings(1_000, 9_000, num_items)
+        assert settings["model"]["objective"] == objective
+        distribution = settings["data"].get("negative_distribution", "uniform")
+        assert distribution == ("uniform" if objective == "full_softmax" else "popularity")
 
 
 def write_recipe(*arguments):

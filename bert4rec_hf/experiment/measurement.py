@@ -126,7 +126,8 @@ def warn_of_collapse(variety: Variety, split: str) -> None:
     if variety.is_collapsed and PartialState().is_main_process:
         logger.warning(
             "recommendations have collapsed on %s: %s; if it stays so, set model.objective to "
-            "full_softmax, or data.negative_distribution to mixed, or raise data.num_negatives",
+            "full_softmax, or data.negative_distribution to popularity, or raise "
+            "data.num_negatives",
             *(split, variety),
         )
 

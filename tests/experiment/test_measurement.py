@@ -48,5 +48,5 @@ def test_validation_warns_of_a_collapse_and_of_nothing_else(follows, caplog):
         assert (
             "recommendations have collapsed on validation: the 10 best items of all histories are "
             f"{count} different ones, while their targets are 300; if it stays so, set "
-            "model.objective to full_softmax, or data.negative_distribution to mixed"
+            "model.objective to full_softmax, or data.negative_distribution to popularity"
         ) in caplog.text

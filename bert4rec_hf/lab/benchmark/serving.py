@@ -39,10 +39,10 @@ def name_items(num_items: int) -> list[str]:
     return [f"item-{number:08d}" for number in range(num_items)]
 
 
-def build_recommender(task: Task) -> Recommender:
+def build_recommender(task: Task, device: torch.device | str = "cpu") -> Recommender:
     """Make a model of a task's size, with weights as they are drawn."""
     torch.manual_seed(task.seed)
-    model = BERT4RecForMaskedItemModeling(build_config(task, "full_softmax"))
+    model = BERT4RecForMaskedItemModeling(build_config(task, "full_softmax")).to(device)
     names = ["[PAD]", "[MASK]", *name_items(task.workload.num_items)]
     return Recommender(model, Catalog({name: number for number, name in enumerate(names)}))
 
@@ -124,7 +124,9 @@ def measure_loading(num_items: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_batch(task: Task, num_users: int, rounds: int, k: int = 20) -> dict[str, Any]:
+def measure_batch(
+    task: Task, num_users: int, rounds: int, k: int = 20, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Recommend to all users of a file, beside ranking a target for each of them.
 
     Interactions are dealt out, read, recommended for and written in every round.
@@ -132,7 +134,7 @@ def measure_batch(task: Task, num_users: int, rounds: int, k: int = 20) -> dict[
     Returns:
         Quartiles of users per second of each, and of their ratio round by round.
     """
-    recommender = build_recommender(task)
+    recommender = build_recommender(task, device)
     interactions = draw_interactions(task, num_users)
     histories, targets = hold_out_last(draw_histories(task.workload, task.seed), num_users)
     request = BatchRequest(k=k, candidates=recommender.read_options(k).candidates, excluded={})

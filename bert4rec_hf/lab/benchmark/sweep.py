@@ -206,7 +206,7 @@ def measure_scoring(table: Table, sweep: Sweep, accelerator: Accelerator) -> dic
         "kind": "serving",
         "workload": asdict(workload),
         "shape": asdict(shape),
-        "batch": measure_batch(task, users, rounds=1),
+        "batch": measure_batch(task, users, rounds=1, device=accelerator.device),
         **provenance(accelerator),
     }
 

@@ -257,7 +257,7 @@ def test_three_processes_go_on_with_what_two_began(root, whole, sharded, tmp_pat
         describe(root, kind, tmp_path, processes=3, goes_on_with=sharded / kind) for kind in KINDS
     ]
     log = launch_worker(tmp_path, runs, processes=3)
-    assert "was written by 2 processes and 3 go on with it" in log
+    assert "was written by 2 processes and is resumed by 3" in log
     for kind in KINDS:
         assert_same_run(tmp_path / kind, whole / kind)
 

@@ -334,7 +334,7 @@ def test_three_processes_go_on_with_what_two_began(root, whole, sharded, tmp_pat
     runs = [describe(root, kind, tmp_path, processes=3, is_resumed=True) for kind in kinds]
     # Of the weights of (IA)3, which are single rows, two processes out of three have nothing.
     log = shard(tmp_path, [*runs, describe(root, "ia3", tmp_path, processes=3)], processes=3)
-    assert "was written by 2 processes and 3 go on with it" in log
+    assert "was written by 2 processes and is resumed by 3" in log
     for kind in (*kinds, "ia3"):
         assert_same_results(tmp_path / kind, whole / kind)
         assert_same_weights(tmp_path / kind, whole / kind)

@@ -149,7 +149,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(folders, tmp_path):
 
 
 def test_a_folder_outside_of_a_run_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match="not in the folder of a finished run, results.json is"):
+    with pytest.raises(ValueError, match="not in the folder of a finished run: results.json is"):
         group_runs([tmp_path / "adapter"])
 
 

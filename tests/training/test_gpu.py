@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from bert4rec_hf.data.negatives import NegativeSampler
 from bert4rec_hf.data.views import MaskedItemCollator
-from bert4rec_hf.evaluation.evaluator import EvaluationConfig, rank_histories
+from bert4rec_hf.evaluation import EvaluationConfig, rank_histories
 from bert4rec_hf.evaluation.model_scorer import ModelScorer
 from bert4rec_hf.evaluation.ranking import CatalogScores, item_sets, rank_targets, top_items
 from bert4rec_hf.modeling import BERT4RecConfig, BERT4RecForMaskedItemModeling

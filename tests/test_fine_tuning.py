@@ -204,9 +204,7 @@ def test_a_wrong_setting_is_named_before_anything_is_done(root, arguments, messa
 
 
 def test_an_adapter_without_a_base_model_is_refused(root):
-    with pytest.raises(
-        ValueError, match="adapter goes on a trained model; name its folder by base"
-    ):
+    with pytest.raises(ValueError, match="an adapter needs a trained model; set base"):
         load_experiment(root / "base.yaml", ["--adapter.tuner", "lora"])
 
 

@@ -84,7 +84,7 @@ def test_several_histories_get_what_each_gets_alone(recommend, batch_size):
         ([], {}, ValueError, r"at least one item, got \[\]"),
         ("heat", {}, TypeError, "a history is a list of raw items, got 'heat'"),
         (["heat"], {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
-        (["heat"], {"topk": 3}, TypeError, "topk is no option"),
+        (["heat"], {"topk": 3}, TypeError, "topk is not an option"),
         (["heat"], {"unknown": "guess"}, ValueError, "error, skip, got 'guess'"),
     ],
 )

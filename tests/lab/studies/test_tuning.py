@@ -162,7 +162,7 @@ def test_two_workers_share_a_study(write, tmp_path):
             {"data.mask_ratio": {"low": 0.5, "high": 1.5}},
             r"mask_ratio must be in \(0, 1\], got 1.5",
         ),
-        ({"training.evaluation_steps": {"low": 1, "high": 2}}, "evaluation_steps is searched and"),
+        ({"training.evaluation_steps": {"low": 1, "high": 2}}, "steps is both searched"),
     ],
 )
 def test_a_wrong_range_is_named_before_anything_is_tried(write, ranges, message):

@@ -151,7 +151,7 @@ def render_ideas(tried: Results) -> Iterator[str]:
     for name, ideas in tried.items():
         yield f"## Tried and left out: {name}"
         yield (
-            f"On validation, one seed, each beside the same training without it; {ideas['code']}, "
+            f"On {ideas['split']}, one seed, each beside the same training without it; {ideas['code']}, "
             f"around `{ideas['commit']}`. {ideas['device']['name']}."
         )
         yield render_tried(ideas)

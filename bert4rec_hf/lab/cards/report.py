@@ -151,8 +151,8 @@ def render_ideas(tried: Results) -> Iterator[str]:
     for name, ideas in tried.items():
         yield f"## Tried and left out: {name}"
         yield (
-            f"On {ideas['split']}, one seed, each beside the same training without it; {ideas['code']}, "
-            f"around `{ideas['commit']}`. {ideas['device']['name']}."
+            f"On {ideas['split']}, one seed, each beside the same training without it; "
+            f"{ideas['code']}, around `{ideas['commit']}`. {ideas['device']['name']}."
         )
         yield render_tried(ideas)
 

@@ -112,7 +112,8 @@ def test_two_models_in_one_process_run_and_save_their_own_code(hub, bare_client,
     assert "trust_remote_code=True" in answers["refused"]
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error_at_once(monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_an_error_at_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # which has no folder data, as a checkout in use does
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
     start = time.perf_counter()

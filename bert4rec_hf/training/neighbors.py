@@ -10,8 +10,14 @@ from torch import Tensor
 
 from bert4rec_hf.evaluation.baselines import count_followers, count_popularity
 
+from .initialization import draw_histories
+
 SHRINKAGE = 5
 """Interactions added to those of each item, so that thin evidence counts less."""
+
+MAX_COUNTED_ITEMS = 20_000_000
+"""Interactions whose neighbors are counted, those of drawn histories where there are more: a
+training must not end for want of memory when it is done."""
 
 
 class NeighborTable(NamedTuple):
@@ -46,12 +52,13 @@ def count_neighbors(
     the share of j in what stood close to i, and was better on three of four datasets.
 
     Args:
-        histories: Ids, oldest first.
+        histories: Ids, oldest first; of more than MAX_COUNTED_ITEMS only as many are counted.
         vocab_size: Number of ids.
         num_neighbors: How many to keep of each item.
         max_distance: Places that two items may stand apart.
         exponent: Of the item's own interactions.
     """
+    histories = draw_histories(histories, MAX_COUNTED_ITEMS, seed=0)
     counts = count_popularity(histories, vocab_size) + float(SHRINKAGE)
     scales = np.stack([counts**-exponent, counts ** (exponent - 1)], axis=1).astype(np.float32)
     followers = sum(

@@ -1,9 +1,12 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
 
 from bert4rec_hf.evaluation.baselines import item_knn
+from bert4rec_hf.training import neighbors
 from bert4rec_hf.training.neighbors import count_neighbors, keep_largest
 
 HISTORIES = [np.array(ids, dtype=np.int32) for ids in ([2, 3, 4], [5, 2, 3], [3, 5, 2, 4, 3], [6])]
@@ -39,6 +42,22 @@ def test_neighbors_are_counted_as_plain_loops_count_them(exponent, max_distance)
     # What a meeting one place apart adds; 2 has three interactions and 4 has two.
     scale = table.scales[2, 0] * table.scales[4, 1]
     assert scale.item() == pytest.approx(1 / (8**exponent * 7 ** (1 - exponent)), rel=1e-6)
+
+
+def test_of_many_interactions_those_of_some_whole_histories_are_counted(monkeypatch):
+    monkeypatch.setattr(neighbors, "MAX_COUNTED_ITEMS", 9)
+    found = count_neighbors(HISTORIES, VOCAB_SIZE, 6)
+    monkeypatch.undo()
+    subsets = [
+        chosen
+        for count in range(1, len(HISTORIES))
+        for chosen in combinations(HISTORIES, count)
+        if sum(map(len, chosen)) <= 9
+    ]
+    tables = [count_neighbors(chosen, VOCAB_SIZE, 6) for chosen in subsets]
+    same = [all(map(torch.equal, found, table)) for table in tables]
+    assert sum(same) == 1
+    assert not all(map(torch.equal, found, count_neighbors(HISTORIES, VOCAB_SIZE, 6)))
 
 
 def test_all_neighbors_score_as_the_baseline_does():
